@@ -1,0 +1,24 @@
+// Package bcachefs reads bcachefs filesystems in user space: no kernel module, no cgo, no write access to the devices.
+//
+// [Open] takes the devices of one filesystem. What is in it can then be reached on two levels:
+//
+//   - A [View] is one subvolume or snapshot as an io/fs.FS: fs.WalkDir, fs.ReadFile, http.FS and the like work on it.
+//   - Methods of [FS] that take an [InodeID] are what front ends such as FUSE need: Lookup, Stat, ReadDir, Readlink, OpenInode,
+//     extended attributes. An InodeID names an inode of any subvolume, and lookups cross into subvolumes.
+//
+// Tools look below both with [FS.Keys].
+//
+// A filesystem that was not unmounted cleanly is shown as the driver would recover it: its journal is replayed in memory.
+// Devices are opened for reading only and nothing is written to them.
+//
+// # Damage
+//
+// Bytes whose checksum fails are never returned. A read that no replica and no stripe can serve fails with a [*ReadError] that
+// names device, sector, inode and offset; what else the file or directory holds stays readable. [ErrnoOf] maps any error of this
+// package to the number that the Linux driver would return.
+//
+// # Concurrency
+//
+// An FS, its Views and its Files may be used by many goroutines at once, except that the position of one [File] (Read, Seek,
+// ReadDir) is guarded by a lock and so is shared among them. Close an FS only when nothing uses it any more.
+package bcachefs
