@@ -1,0 +1,100 @@
+package compress
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// zstdHeader is the size of the little-endian frame length in front of a zstd frame.
+const zstdHeader = 4
+
+var (
+	errZstdLength = errors.New("frame length exceeds the blob")
+	errZstdSize   = errors.New("frame does not hold the uncompressed size")
+)
+
+// zstdMaxWindow bounds what a frame header may claim. Decoding uses the destination as its window, so this limits no
+// memory; it only refuses frames that cannot have come from an extent.
+const zstdMaxWindow = 128 << 20
+
+var zstdDecoders = sync.Pool{New: func() any {
+	d, err := zstd.NewReader(nil,
+		zstd.WithDecoderConcurrency(1),
+		zstd.WithDecodeAllCapLimit(true),
+		zstd.WithDecoderMaxWindow(zstdMaxWindow))
+	if err != nil {
+		return err
+	}
+	return d
+}}
+
+// decodeZstd decodes a blob of frame length, frame and padding.
+func decodeZstd(dst, src []byte) error {
+	if len(src) < zstdHeader {
+		return errZstdLength
+	}
+	n := uint64(binary.LittleEndian.Uint32(src))
+	src = src[zstdHeader:]
+	if n > uint64(len(src)) {
+		return errZstdLength
+	}
+	d, ok := zstdDecoders.Get().(*zstd.Decoder)
+	if !ok {
+		return errors.New("zstd decoder unavailable")
+	}
+	defer zstdDecoders.Put(d)
+	out, err := d.DecodeAll(src[:n], dst[:0:len(dst)])
+	if err != nil {
+		return err
+	}
+	if len(out) != len(dst) {
+		return errZstdSize
+	}
+	if len(dst) > 0 && &out[0] != &dst[0] {
+		copy(dst, out)
+	}
+	return nil
+}
+
+// zstdEncoders has a pool for each of the library's speeds.
+var zstdEncoders [zstd.SpeedBestCompression + 1]sync.Pool
+
+// encodeZstd writes frame length and frame. The level of the option times 3/2 is the level of zstd.
+func encodeZstd(level int, dst, src []byte) (int, bool, error) {
+	if len(dst) < zstdHeader {
+		return 0, false, nil
+	}
+	const libraryDefault = 3
+	zlevel := level * 3 / 2
+	if level == 0 {
+		zlevel = libraryDefault
+	}
+	speed := zstd.EncoderLevelFromZstd(zlevel)
+	e, _ := zstdEncoders[speed].Get().(*zstd.Encoder)
+	if e == nil {
+		var err error
+		e, err = zstd.NewWriter(nil,
+			zstd.WithEncoderLevel(speed),
+			zstd.WithEncoderConcurrency(1),
+			zstd.WithEncoderCRC(false),
+			zstd.WithSingleSegment(true),
+			zstd.WithLowerEncoderMem(true))
+		if err != nil {
+			return 0, false, fmt.Errorf("zstd: %w", err)
+		}
+	}
+	defer zstdEncoders[speed].Put(e)
+	out := e.EncodeAll(src, dst[zstdHeader:zstdHeader:len(dst)])
+	if len(out) > len(dst)-zstdHeader {
+		return 0, false, nil // the library grew a slice of its own
+	}
+	if &out[0] != &dst[zstdHeader] {
+		copy(dst[zstdHeader:], out)
+	}
+	binary.LittleEndian.PutUint32(dst, uint32(len(out)))
+	return zstdHeader + len(out), true, nil
+}
