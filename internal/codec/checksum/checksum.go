@@ -144,8 +144,3 @@ func xxhash64(data [][]byte) uint64 {
 	}
 	return d.Sum64()
 }
-
-// CRC32CUpdate runs the CRC-32C register over b without any inversion.
-func CRC32CUpdate(reg uint32, b []byte) uint32 {
-	return ^crc32.Update(^reg, castagnoli, b)
-}
