@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// Exit codes of every command; fsck will have its own.
+const (
+	exitOK     = 0
+	exitFailed = 1 // something could not be done or read; what could was
+	exitUsage  = 2
+)
+
+// app is what a command knows of the world outside: its standard streams and environment. One app serves one
+// invocation and is used by one goroutine.
+type app struct {
+	in     io.Reader
+	out    *bufio.Writer // flushed by run
+	err    io.Writer
+	getenv func(string) string
+
+	outTTY  bool // a person reads what is written to out
+	errTTY  bool // a person reads what is written to err, so progress may be drawn there
+	started bool // arguments were understood: errors from here on are not wrong usage
+}
+
+// run runs the command that args (the program's name first) ask for and returns its exit code. It writes at most one
+// line for the error that ended the command; commands that go on after errors have written a line for each before.
+func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) int {
+	a := &app{
+		in: in, out: bufio.NewWriterSize(out, 64<<10), err: errw, getenv: os.Getenv,
+		outTTY: isTerminal(out), errTTY: isTerminal(errw),
+	}
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.rootCommand()
+	root.SetArgs(findArgs(args[1:]))
+	err := root.ExecuteContext(ctx)
+	if ferr := a.out.Flush(); err == nil && ferr != nil {
+		err = failed("writing the output", "", ferr)
+	}
+	return a.exit(err)
+}
+
+// rootCommand is the list of all commands.
+func (a *app) rootCommand() *cobra.Command {
+	root := a.group(&cobra.Command{
+		Use:   "gobcachefs",
+		Short: "Read bcachefs filesystems: no kernel module, no root",
+		Long: "gobcachefs reads bcachefs filesystems of metadata versions 1.0 to 1.39 from devices or image files,\n" +
+			"clean or not, and never writes to them.\n\n" +
+			"The devices of one filesystem are given as dev1:dev2 or, where nothing but devices is expected,\n" +
+			"as several arguments.",
+	})
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.CompletionOptions.DisableDefaultCmd = true
+
+	root.AddGroup(
+		&cobra.Group{ID: groupFiles, Title: "Files:"},
+		&cobra.Group{ID: groupFS, Title: "Filesystem:"},
+		&cobra.Group{ID: groupInternals, Title: "Internals:"},
+		&cobra.Group{ID: groupMisc, Title: "Other:"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add(groupFiles,
+		newLsCmd(a),
+		newCatCmd(a),
+		newStatCmd(a),
+		newTreeCmd(a),
+		newFindCmd(a),
+		newDuCmd(a),
+		newManifestCmd(a),
+	)
+	add(groupFS)
+	add(groupInternals)
+	add(groupMisc,
+		newVersionCmd(a),
+		newCompletionsCmd(a),
+	)
+	root.SetHelpCommandGroupID(groupMisc)
+	return root
+}
+
+const (
+	groupFiles     = "files"
+	groupFS        = "fs"
+	groupInternals = "internals"
+	groupMisc      = "misc"
+)
+
+// command finishes a command: fn runs it once flags and arguments have been accepted.
+func (a *app) command(c *cobra.Command, fn func(ctx context.Context, args []string) error) *cobra.Command {
+	c.SilenceUsage, c.SilenceErrors = true, true
+	c.DisableFlagsInUseLine = true
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		a.started = true
+		return fn(cmd.Context(), args)
+	}
+	return c
+}
+
+// group finishes a command that only holds others.
+func (a *app) group(c *cobra.Command, cmds ...*cobra.Command) *cobra.Command {
+	c.SilenceUsage, c.SilenceErrors = true, true
+	c.DisableFlagsInUseLine = true
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usagef("%s needs a command: see '%s --help'", cmd.CommandPath(), cmd.CommandPath())
+		}
+		hint := ""
+		if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+			hint = ", did you mean " + strings.Join(s, " or ") + "?"
+		}
+		return usagef("%s has no command %q%s: see '%s --help'", cmd.CommandPath(), args[0], hint, cmd.CommandPath())
+	}
+	c.SuggestionsMinimumDistance = 2
+	c.AddCommand(cmds...)
+	return c
+}
+
+// humanFlag adds -h for human-readable sizes, which leaves --help without a short form, as in the reference tools.
+func humanFlag(c *cobra.Command, human *bool) {
+	c.Flags().BoolVarP(human, "human-readable", "h", false, "print sizes in human-readable units")
+	c.Flags().Bool("help", false, "print help")
+}
+
+// jsonFlag adds --json.
+func jsonFlag(c *cobra.Command, on *bool) {
+	c.Flags().BoolVar(on, "json", false, "print JSON, for programs")
+}
+
+// writeJSON prints v indented.
+func (a *app) writeJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(v); err != nil {
+		return failed("writing the output", "", err)
+	}
+	return nil
+}
+
+func isTerminal(w any) bool {
+	f, ok := w.(interface{ Fd() uintptr })
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// errPartial ends a command that has reported each of its errors and did all else it was asked for.
+var errPartial = errors.New("some things could not be read")

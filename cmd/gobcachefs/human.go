@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+)
+
+const sizeUnits = "KMGTPE"
+
+// humanSize prints a size in bytes with up to three digits and a binary unit, as the reference tools do: 512, 4.00k…
+func humanSize(n uint64) string {
+	if n < 1024 {
+		return strconv.FormatUint(n, 10)
+	}
+	v := float64(n)
+	unit := -1
+	for v >= 1023.5 && unit < len(sizeUnits)-1 {
+		v /= 1024
+		unit++
+	}
+	switch {
+	case v < 9.995:
+		return fmt.Sprintf("%.2f%c", v, sizeUnits[unit])
+	case v < 99.95:
+		return fmt.Sprintf("%.1f%c", v, sizeUnits[unit])
+	}
+	return fmt.Sprintf("%.0f%c", v, sizeUnits[unit])
+}
+
+// size prints n bytes exactly or in human form.
+func size(n uint64, human bool) string {
+	if human {
+		return humanSize(n)
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+// parseSize reads a size in bytes: 4096, 4k, 512M, 1.5T, with or without a following iB or B; units are binary.
+func parseSize(s string) (int64, error) {
+	num := strings.TrimSpace(s)
+	num = strings.TrimSuffix(num, "B")
+	num = strings.TrimSuffix(num, "i")
+	shift := 0
+	if num != "" {
+		if i := strings.IndexByte(sizeUnits, num[len(num)-1]&^0x20); i >= 0 && num[len(num)-1] > '9' {
+			shift = 10 * (i + 1)
+			num = num[:len(num)-1]
+		}
+	}
+	if n, err := strconv.ParseUint(num, 10, 63); err == nil {
+		if shift > 0 && n > math.MaxInt64>>shift {
+			return 0, fmt.Errorf("size %q is too large", s)
+		}
+		return int64(n) << shift, nil
+	}
+	f, err := strconv.ParseFloat(num, 64)
+	if err != nil || !(f >= 0) || strings.ContainsAny(num, "xXpPeEnN") {
+		return 0, fmt.Errorf("size %q: want a number of bytes such as 4096, 4k, 512M or 1.5T", s)
+	}
+	f *= float64(uint64(1) << shift)
+	if f >= math.MaxInt64 {
+		return 0, fmt.Errorf("size %q is too large", s)
+	}
+	return int64(f), nil
+}
