@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.rootCommand()
-	root.SetArgs(findArgs(args[1:]))
+	root.SetArgs(findArgs(mountHelperArgs(args)[1:]))
 	err := root.ExecuteContext(ctx)
 	if ferr := a.out.Flush(); err == nil && ferr != nil {
 		err = failed("writing the output", "", ferr)
@@ -81,6 +81,7 @@ func (a *app) rootCommand() *cobra.Command {
 		}
 	}
 	add(groupFiles,
+		newMountCmd(a),
 		newLsCmd(a),
 		newCatCmd(a),
 		newStatCmd(a),

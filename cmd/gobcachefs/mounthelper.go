@@ -1,0 +1,60 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// mountHelperArgs turns the ways in which mount(8) calls a helper into a call of the mount command:
+//
+//	mount.fuse.gobcachefs SOURCE DIR [-sfnv] [-N NS] [-t TYPE] [-o OPTIONS]    a link to this program in /sbin
+//	gobcachefs SOURCE DIR [-o OPTIONS]                                        by mount.fuse, for -t fuse.gobcachefs
+//
+// Any other command line is returned as it is. The program's name stays first.
+func mountHelperArgs(args []string) []string {
+	if len(args) < 3 {
+		return args
+	}
+	helper := strings.HasPrefix(filepath.Base(args[0]), "mount.")
+	if !helper && !sourceAndDir(args[1:]) {
+		return args
+	}
+	out := []string{args[0], "mount"}
+	var flags []string
+	rest := args[1:]
+	for len(rest) > 0 {
+		arg := rest[0]
+		rest = rest[1:]
+		switch {
+		case !helper || !strings.HasPrefix(arg, "-") || arg == "-":
+			out = append(out, arg)
+		case arg == "-o" || arg == "-t" || arg == "-N":
+			if len(rest) > 0 {
+				if arg == "-o" {
+					flags = append(flags, arg, rest[0])
+				}
+				rest = rest[1:]
+			}
+		case arg == "-f": // mount(8): everything but the mount itself
+			flags = append(flags, "--fake")
+		case strings.Trim(arg[1:], "snvw") == "": // sloppy, no mtab, verbose, read-write: nothing to do
+		case arg == "-r":
+			flags = append(flags, "-o", "ro")
+		default:
+			flags = append(flags, arg)
+		}
+	}
+	return slices.Concat(out, flags)
+}
+
+// sourceAndDir reports whether args begin with something that looks like devices and an existing directory, as mount.fuse
+// has them; no command does.
+func sourceAndDir(args []string) bool {
+	if !strings.Contains(args[0], "/") || strings.HasPrefix(args[0], "-") {
+		return false
+	}
+	st, err := os.Stat(args[1])
+	return err == nil && st.IsDir()
+}
