@@ -1,0 +1,117 @@
+# make run     build, mount a small real image at ./mnt, list it
+# make test    everything that must pass before a change goes in
+# make bench   benchmarks (BENCH=regexp, PKG=./internal/data)
+# make fuzz    each fuzz target for FUZZTIME (30s; PKG=./internal/ondisk)
+# make lint    gofmt, vet, staticcheck
+# make build   ./gobcachefs, a static binary
+# make clean   removes what these made
+
+GO       ?= go
+PKG      ?= ./...
+BENCH    ?= .
+FUZZTIME ?= 30s
+TIMEOUT  ?= 20m
+DEMO     ?= testdata/golden/damaged/damage-base.img.zst
+
+STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@latest
+PLATFORMS    = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
+
+export CGO_ENABLED ?= 0
+SHELL := /bin/sh
+.SHELLFLAGS := -euc
+.ONESHELL:
+.SILENT:
+.PHONY: run test bench fuzz lint build clean gofmt vet cross race fuse
+
+run: build fuse
+	mkdir -p dist mnt
+	if grep -qs " $(CURDIR)/mnt " /proc/mounts; then
+		echo "./mnt was mounted: unmounting it first"
+		fusermount3 -u mnt 2>/dev/null || umount mnt || {
+			echo "./mnt is in use: leave it (or: fusermount3 -uz mnt), then run this again" >&2; exit 1; }
+	fi
+	test -s dist/demo.img || $(GO) run ./internal/golden/unpack $(DEMO) dist/demo.img
+	if [ "$$($(GO) env GOOS)" != linux ]; then
+		echo "No mount on this system. What is in the image:"
+		exec ./gobcachefs ls -l dist/demo.img /
+	fi
+	echo "./gobcachefs mount dist/demo.img mnt"
+	./gobcachefs mount dist/demo.img mnt
+	echo "ls -l mnt"
+	ls -l mnt
+	echo
+	echo "Mounted read-only at ./mnt. To unmount: umount mnt   (or: fusermount3 -u mnt)"
+
+test: gofmt vet fuse cross
+	echo "== go test"
+	$(GO) test -timeout $(TIMEOUT) ./...
+	$(MAKE) --no-print-directory race
+
+bench:
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 0 $(PKG)
+
+fuzz:
+	for pkg in $$($(GO) list $(PKG)); do
+		for target in $$($(GO) test -list '^Fuzz' "$$pkg" | grep '^Fuzz' || true); do
+			echo "== $$pkg $$target"
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"
+		done
+	done
+
+lint: gofmt vet
+	echo "== staticcheck"
+	if $(GO) run $(STATICCHECK) -version >/dev/null 2>&1; then
+		$(GO) run $(STATICCHECK) ./...
+	else
+		echo "skipped: $(STATICCHECK) cannot be fetched"
+	fi
+
+build:
+	$(GO) build -trimpath -o gobcachefs ./cmd/gobcachefs
+
+clean:
+	if grep -qs " $(CURDIR)/mnt " /proc/mounts; then
+		echo "./mnt is still mounted: umount mnt" >&2; exit 1
+	fi
+	rm -rf gobcachefs dist
+	if [ -d mnt ]; then rmdir mnt; fi
+
+# Parts of the above.
+
+gofmt:
+	echo "== gofmt"
+	files=$$(gofmt -l .)
+	if [ -n "$$files" ]; then echo "not formatted (gofmt -w):" $$files >&2; exit 1; fi
+
+vet:
+	echo "== go vet"
+	$(GO) vet ./...
+
+cross:
+	for platform in $(PLATFORMS); do
+		echo "== build $$platform"
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} CGO_ENABLED=0 $(GO) build ./...
+	done
+
+# The race detector is the one thing here that needs cgo.
+race:
+	if command -v gcc >/dev/null; then
+		echo "== go test -race"
+		CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) ./...
+	else
+		echo "== go test -race: skipped, it needs gcc (Debian: apt-get install gcc libc6-dev)"
+	fi
+
+# Mounting needs fusermount3; tests that mount skip themselves without it.
+fuse:
+	if [ "$$(uname -s)" != Linux ] || command -v fusermount3 >/dev/null; then exit 0; fi
+	if [ "$$(id -u)" != 0 ]; then
+		echo "fusermount3 is missing; install it with: sudo apt-get install fuse3" >&2; exit 0
+	fi
+	if ! command -v apt-get >/dev/null; then
+		echo "fusermount3 is missing; install the package fuse3" >&2; exit 0
+	fi
+	echo "== installing fuse3"
+	if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fuse3 >/dev/null; }; then
+		echo "could not install fuse3: going on without" >&2
+	fi
