@@ -122,17 +122,18 @@ func (a *bsetArea) crypt(node []byte, key *crypt.Key) {
 	key.XOR(n, node[a.keys:a.end])
 }
 
-// seal encrypts the bset in place and stores its checksum.
-func (a *bsetArea) seal(node []byte, key *crypt.Key) error {
+// sealAt encrypts the bset, whose structure is at b[at:], in place and stores its checksum. a.keys and a.end are places in
+// b; a.start is that in the node, which the nonce depends on.
+func (a *bsetArea) sealAt(b []byte, at int, key *crypt.Key) error {
 	if a.Csum().IsEncryption() && key == nil {
 		return checksum.ErrNoKey
 	}
-	a.crypt(node, key)
-	sum, err := checksum.Compute(a.Csum(), key, a.nonce(), node[a.start+csumSize:a.end])
+	a.crypt(b, key)
+	sum, err := checksum.Compute(a.Csum(), key, a.nonce(), b[at+csumSize:a.end])
 	if err != nil {
 		return err
 	}
-	putSum(node[a.start:], sum)
+	putSum(b[at:], sum)
 	return nil
 }
 

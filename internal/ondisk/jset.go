@@ -91,9 +91,9 @@ type JsetParams struct {
 // DecodeJset decodes the journal entry at the start of b, which it does not change; the entries alias b unless they had
 // to be decrypted. It returns how many bytes the entry takes on disk, padding included.
 //
-// Errors wrap [ErrJsetMagic]; [ErrJsetShort] (n is how many bytes are needed); [ErrIncompatible] (a version that cannot
-// be read: the filesystem must not be used); [ErrJsetTooLong] or [ErrChecksum] (a torn or damaged entry: n is not to be
-// trusted, look at the next block). With the latter three the header is returned, without entries.
+// Errors wrap [ErrJsetMagic]; [ErrJsetShort] (n is how many bytes are needed); [ErrJsetTooLong] or [ErrChecksum] (a torn
+// or damaged entry: n is not to be trusted, look at the next block); [ErrIncompatible] (an intact entry that cannot be
+// read: the filesystem must not be used). But for the first, the clear part of the header is returned, without entries.
 func DecodeJset(b []byte, p JsetParams) (j *Jset, n int, err error) {
 	if len(b) < JsetHeaderSize {
 		return nil, JsetHeaderSize, fmt.Errorf("jset: %w: %d bytes, header alone %d", ErrJsetShort, len(b), JsetHeaderSize)
@@ -114,23 +114,23 @@ func DecodeJset(b []byte, p JsetParams) (j *Jset, n int, err error) {
 	}
 	size := JsetHeaderSize + uint64(binary.LittleEndian.Uint32(b[40:]))*8
 	switch {
-	case j.Version>>10 > uint32(VersionMax.Major()) || j.Version < uint32(VersionMin):
-		return j, 0, fmt.Errorf("jset %d: %w: version %d.%d", j.Seq, ErrIncompatible, j.Version>>10, j.Version&(1<<10-1))
-	case size > uint64(left) && left > len(b) || size > uint64(len(b)) && size <= uint64(left) && size <= MaxJsetBytes:
-		return j, int(min(size, MaxJsetBytes+1)), fmt.Errorf("jset %d: %w: %d bytes, have %d", j.Seq, ErrJsetShort, size, len(b))
 	case size > uint64(left) || size > MaxJsetBytes:
 		return j, 0, fmt.Errorf("jset %d: %w: %d bytes, %d left in the bucket", j.Seq, ErrJsetTooLong, size, left)
-	case j.Flags&jsetBigEndian != 0:
-		return j, 0, fmt.Errorf("jset %d: %w: written by a big-endian host", j.Seq, ErrIncompatible)
+	case size > uint64(len(b)):
+		return j, int(size), fmt.Errorf("jset %d: %w: %d bytes, have %d", j.Seq, ErrJsetShort, size, len(b))
 	}
 	n = int(size)
 	t, nonce := j.CsumType(), crypt.JournalNonceOf(j.Seq)
 	sum, err := checksum.Compute(t, p.Key, nonce, b[csumSize:n])
-	if err != nil {
+	switch {
+	case err != nil:
 		return j, n, fmt.Errorf("jset %d: %w: %w", j.Seq, ErrChecksum, err)
-	}
-	if sum != j.Csum {
+	case sum != j.Csum:
 		return j, n, fmt.Errorf("jset %d: %w: %v: have %v, want %v", j.Seq, ErrChecksum, t, sum, j.Csum)
+	case j.Version>>10 > uint32(VersionMax.Major()) || j.Version < uint32(VersionMin):
+		return j, n, fmt.Errorf("jset %d: %w: version %d.%d", j.Seq, ErrIncompatible, j.Version>>10, j.Version&(1<<10-1))
+	case j.Flags&jsetBigEndian != 0:
+		return j, n, fmt.Errorf("jset %d: %w: written by a big-endian host", j.Seq, ErrIncompatible)
 	}
 	body := b[jsetCryptAt:n:n]
 	if t.IsEncryption() {
