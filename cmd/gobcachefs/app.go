@@ -88,6 +88,8 @@ func (a *app) rootCommand() *cobra.Command {
 		newTreeCmd(a),
 		newFindCmd(a),
 		newDuCmd(a),
+		newCpCmd(a),
+		newExportCmd(a),
 		newManifestCmd(a),
 	)
 	add(groupFS)

@@ -122,6 +122,9 @@ type walker struct {
 	p     *problems
 	fn    func(n *node) error
 	after func(n *node) error // called once all in a directory was visited, may be nil
+
+	oneSubvol bool   // leave out what is in other subvolumes than the start
+	subvol    uint32 // of the start
 }
 
 func (w *walker) visit(ctx context.Context, id bcachefs.InodeID, at, name string, depth int) error {
@@ -131,6 +134,11 @@ func (w *walker) visit(ctx context.Context, id bcachefs.InodeID, at, name string
 	st, err := w.f.Stat(ctx, id)
 	if err != nil {
 		w.p.add("stat", at, err)
+		return nil
+	}
+	if depth == 0 {
+		w.subvol = st.ID.Subvol
+	} else if w.oneSubvol && st.ID.Subvol != w.subvol {
 		return nil
 	}
 	n := &node{path: at, name: name, stat: st, depth: depth}

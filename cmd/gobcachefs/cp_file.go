@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+)
+
+// errDestination is about writing: there is no point in trying other files.
+var errDestination = errors.New("cannot write")
+
+// file copies a regular file. It is written under another name, which tells what it will be, and renamed when it is whole.
+func (c *cpCmd) file(ctx context.Context, n *node, rel string) error {
+	st := n.stat
+	have, err := c.root.Lstat(rel)
+	if err == nil && have.IsDir() {
+		return fmt.Errorf("%s is there and a directory", rel)
+	}
+	if c.resume && err == nil && have.Mode().IsRegular() && have.Size() == st.Size && have.ModTime().Equal(st.Mtime) {
+		c.bar.add(0, st.Size)
+		return nil
+	}
+	part := path.Join(path.Dir(rel), fmt.Sprintf(".gobcachefs-part-%d-%d-%x", st.ID.Subvol, st.ID.Inum, st.Mtime.UnixNano()))
+	from := int64(0)
+	if c.resume {
+		if p, err := c.root.Lstat(part); err == nil && p.Mode().IsRegular() && p.Size() <= st.Size {
+			from = p.Size() / chunkSize * chunkSize // the last chunk may not be whole
+		}
+	} else if err := c.root.Remove(part); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	out, err := c.root.OpenFile(part, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	lost, err := c.content(ctx, n, out, from)
+	if cerr := out.Close(); err == nil && cerr != nil {
+		err = fmt.Errorf("%w: %w", errDestination, cerr)
+	}
+	if err == nil {
+		err = c.setMeta(ctx, n, part)
+	}
+	if err == nil {
+		err = c.root.Rename(part, rel)
+	}
+	switch {
+	case err == nil:
+		return lost // complete, but for what had to be replaced
+	case !fatal(err):
+		return errors.Join(err, c.root.Remove(part)) // of no use to --resume
+	}
+	return err
+}
+
+// content copies the data of a file from an offset on, leaving holes. lost says what had to be replaced by zeros.
+func (c *cpCmd) content(ctx context.Context, n *node, out *os.File, from int64) (lost, err error) {
+	f, err := c.fs.OpenInode(ctx, n.stat.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r := &contentReader{f: f, salvage: c.salvage}
+	segs, err := dataSegments(f, from, n.stat.Size)
+	if err != nil {
+		if !c.salvage {
+			return nil, err
+		}
+		segs = []segment{{from, n.stat.Size}}
+	}
+	c.bar.add(0, from)
+	for _, s := range segs {
+		err := r.copy(ctx, s.start, s.end, func(p []byte, off int64) error {
+			if _, err := out.WriteAt(p, off); err != nil {
+				return fmt.Errorf("%w: %w", errDestination, err)
+			}
+			c.bar.add(0, int64(len(p)))
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err := out.Truncate(n.stat.Size); err != nil {
+		return nil, fmt.Errorf("%w: %w", errDestination, err)
+	}
+	return r.lost(), nil
+}
