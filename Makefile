@@ -73,7 +73,7 @@ clean:
 	if grep -qs " $(CURDIR)/mnt " /proc/mounts; then
 		echo "./mnt is still mounted: umount mnt" >&2; exit 1
 	fi
-	rm -rf gobcachefs dist
+	rm -rf gobcachefs dist "$${BCACHEFS_GOLDEN_CACHE:-$${TMPDIR:-/tmp}/go-bcachefs-golden-$$(id -u)}"
 	if [ -d mnt ]; then rmdir mnt; fi
 
 # Parts of the above.
