@@ -76,31 +76,31 @@ func (r *Reader) window(ctx context.Context, q *request, inum uint64, snapshot u
 		at := int64(c.start)*sectorSize - off // of the piece in p; negative if it begins before
 		from := max(at, 0)
 		to := min(int64(c.end)*sectorSize-off, int64(len(p)))
-		r.plan(ctx, q, c, inum, p[from:to], int(from), uint64(from-at))
+		r.plan(ctx, q, c, p[from:to], int(from), uint64(from-at))
 		filled = int(to)
 		return filled < maxWindow && q.failure == nil
 	})
 	if err != nil {
 		return 0, err
 	}
-	r.run(ctx, q, inum, p[:filled], off)
+	r.run(ctx, q, p[:filled])
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
 	if q.failure != nil {
-		err := q.failure
-		var re *ReadError
-		if !errors.As(err, &re) {
-			err = &ReadError{Sector: -1, Inum: inum, Offset: off + int64(q.failAt), Err: err}
+		re, ok := q.failure.(*ReadError)
+		if !ok {
+			re = &ReadError{Sector: -1, Err: q.failure}
 		}
-		return q.failAt, err
+		re.Inum, re.Offset = inum, off+int64(q.failAt)
+		return q.failAt, re
 	}
 	return filled, nil
 }
 
 // plan serves what needs no device and notes a unit for what does. dst is the part of the caller's buffer for it, at is its
 // offset in the window, and into is how many bytes of the piece precede it.
-func (r *Reader) plan(ctx context.Context, q *request, c *piece, inum uint64, dst []byte, at int, into uint64) {
+func (r *Reader) plan(ctx context.Context, q *request, c *piece, dst []byte, at int, into uint64) {
 	switch c.kind {
 	case pieceZero:
 		clear(dst)
@@ -187,7 +187,7 @@ func (q *request) follows(a, b *unit) bool {
 }
 
 // run does the tasks of a window, several at a time if that pays.
-func (r *Reader) run(ctx context.Context, q *request, inum uint64, p []byte, off int64) {
+func (r *Reader) run(ctx context.Context, q *request, p []byte) {
 	workers := min(r.cfg.Parallel, len(q.tasks))
 	if workers > 1 {
 		work := 0
@@ -203,7 +203,7 @@ func (r *Reader) run(ctx context.Context, q *request, inum uint64, p []byte, off
 	}
 	if workers <= 1 {
 		for i := range q.tasks {
-			r.do(ctx, q, &q.tasks[i], inum, p, off)
+			r.do(ctx, q, &q.tasks[i], p)
 		}
 		return
 	}
@@ -215,7 +215,7 @@ func (r *Reader) run(ctx context.Context, q *request, inum uint64, p []byte, off
 			if i >= len(q.tasks) || ctx.Err() != nil {
 				return
 			}
-			r.do(ctx, q, &q.tasks[i], inum, p, off)
+			r.do(ctx, q, &q.tasks[i], p)
 		}
 	}
 	for range workers - 1 {
@@ -226,7 +226,7 @@ func (r *Reader) run(ctx context.Context, q *request, inum uint64, p []byte, off
 }
 
 // do does one task; what fails is tried again unit by unit.
-func (r *Reader) do(ctx context.Context, q *request, t *task, inum uint64, p []byte, off int64) {
+func (r *Reader) do(ctx context.Context, q *request, t *task, p []byte) {
 	units := q.units[t.lo:t.hi]
 	var err error
 	switch t.how {
@@ -248,10 +248,6 @@ func (r *Reader) do(ctx context.Context, q *request, t *task, inum uint64, p []b
 			continue
 		}
 		if err := r.retry(ctx, q, u, p[u.at:u.at+u.n], len(units) == 1); err != nil {
-			var re *ReadError
-			if errors.As(err, &re) {
-				re.Inum, re.Offset = inum, off+int64(u.at)
-			}
 			q.fail(u.at, err)
 		}
 	}

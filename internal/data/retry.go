@@ -107,6 +107,11 @@ func (r *Reader) readCached(ctx context.Context, u *unit, p *ondisk.DecodedPtr, 
 	crc := &p.CRC
 	id := blobID{sector: p.Offset, dev: p.Dev, gen: p.Gen, csum: uint8(crc.Csum), comp: uint8(crc.Compression),
 		size: crc.UncompressedSize, stored: crc.CompressedSize, sum: crc.Sum.Lo, version: u.ext.version.Lo}
+	if e := r.cache.peek(id); e != nil {
+		copy(dst, e.buf[u.from(crc):])
+		r.cache.release(e)
+		return nil
+	}
 	e, err := r.cache.get(ctx, id, int(crc.UncompressedSize)*sectorSize, func(blob []byte) error {
 		return r.fill(ctx, u, p, blob, rebuild)
 	})
