@@ -63,6 +63,7 @@ type DeviceUsage struct {
 	Label       string // "hdd.hdd1"; "" if none
 	UUID        string
 	State       string // rw, ro, failed, spare…
+	Durability  int    // how many replicas one on it counts for: 1 for an ordinary device
 	Missing     bool
 	BucketBytes uint64
 	Buckets     uint64
