@@ -306,7 +306,14 @@ func (d *nodeDecoder) scan(at, end, bsetAt int, info *BsetInfo) {
 		}
 		ref := uint32(at)
 		next := at + size
-		if id := d.judge(t, length, pos, prev, prevType, first); id != "" {
+		id := d.judge(t, length, pos, prev, prevType, first)
+		if id == "btree_node_bkey_out_of_order" && d.outlier(next, end, pos, prev) {
+			// Not this key is misplaced but the one before it: to drop what follows would lose far more.
+			d.problem(id, int(d.refs[len(d.refs)-1]), "%v at %v before %v, in bset %d", prevType, prev, pos, bsetAt)
+			d.refs = d.refs[:len(d.refs)-1]
+			id = ""
+		}
+		if id != "" {
 			if !ranged || (id != "bkey_before_start_of_btree_node" && id != "bkey_after_end_of_btree_node") {
 				d.problem(id, at, "%v at %v, size %d, in bset %d", t, pos, length, bsetAt)
 			}
@@ -320,6 +327,22 @@ func (d *nodeDecoder) scan(at, end, bsetAt int, info *BsetInfo) {
 		prev, prevType, first = pos, t, false
 		at = next
 	}
+}
+
+// outlier reports whether the last key taken, at prev, rather than the one at pos, is out of order: both the key before
+// prev and the one at work[next] fit to pos.
+func (d *nodeDecoder) outlier(next, end int, pos, prev Pos) bool {
+	plan := &d.node.plan
+	run := d.refs[d.runs[len(d.runs)-1]:]
+	if len(run) > 1 && !plan.posOf(d.work[run[len(run)-2]:]).Less(pos) {
+		return false
+	}
+	b := d.work[next:end]
+	if len(b) < max(KeySize, plan.keyBytes) || b[1]&headerMask > formatPlain {
+		return false
+	}
+	following := plan.posOf(b)
+	return pos.Less(following) && following.Less(prev)
 }
 
 // judge returns the name of the check that a key fails, or "".
