@@ -12,8 +12,8 @@ const btreePtrV2Size = 40
 const (
 	flagRangeUpdated = 1 << 0
 
-	maxNodePtrV2U64s = 15 // 5 and 8 pointers with 2 more entries, the limit of 1.38; older writers stay below
-	maxNodePtrU64s   = 4
+	maxBtreePtrV2U64s = 15 // 5 and 8 pointers with 2 more entries, the limit of 1.38; older writers stay below
+	maxBtreePtrU64s   = 4
 
 	// DevNone is the device of a pointer that is only a placeholder (from 1.33 on).
 	DevNone = 255
@@ -42,12 +42,12 @@ func DecodeBtreePtr(k Key) (BtreePtr, error) {
 	p := BtreePtr{Max: k.Pos}
 	switch k.Type {
 	case KeyBtreePtr:
-		if n := len(k.Val); n == 0 || n%8 != 0 || n > maxNodePtrU64s*8 {
+		if n := len(k.Val); n == 0 || n%8 != 0 || n > maxBtreePtrU64s*8 {
 			return p, fmt.Errorf("btree_ptr at %v: value of %d bytes", k.Pos, n)
 		}
 		p.Ptrs = k.Val
 	case KeyBtreePtrV2:
-		if n := len(k.Val); n < btreePtrV2Size || n%8 != 0 || n > maxNodePtrV2U64s*8 {
+		if n := len(k.Val); n < btreePtrV2Size || n%8 != 0 || n > maxBtreePtrV2U64s*8 {
 			return p, fmt.Errorf("btree_ptr_v2 at %v: value of %d bytes", k.Pos, n)
 		}
 		p.V2 = true
