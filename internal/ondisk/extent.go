@@ -27,7 +27,7 @@ const (
 	NumExtentEntryTypes
 )
 
-var extentEntryNames = [NumExtentEntryTypes]string{"ptr", "crc32", "crc64", "crc128", "stripe_ptr", "rebalance", "flags", "reconcile",
+var extentEntryNames = [NumExtentEntryTypes]string{"ptr", "crc32", "crc64", "crc128", "stripe_ptr", "rebalance_v1", "flags", "reconcile",
 	"reconcile_bp"}
 
 func (t ExtentEntryType) String() string {

@@ -55,7 +55,6 @@ var minValSizes = [NumKeyTypes]uint16{
 	KeyAllocV4:              48,
 	KeyBackpointer:          32,
 	KeyInodeV3:              48,
-	KeyBucketGens:           256,
 	KeySnapshotTree:         8,
 	KeyLoggedOpTruncate:     24,
 	KeyLoggedOpFinsert:      24,
