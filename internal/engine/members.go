@@ -1,0 +1,243 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+)
+
+// Errors of opening.
+var (
+	// ErrNotMember means that a device belongs to another filesystem than the others given.
+	ErrNotMember = errors.New("not a member of the same filesystem")
+	// ErrDegraded means that data or metadata would be absent for the lack of a device.
+	ErrDegraded = errors.New("devices are missing")
+)
+
+// versionMemberSeq is the first version whose superblocks record for each member when it was last written.
+const versionMemberSeq = 1<<10 | 4
+
+// newest returns the superblock that was written last.
+func newest(all []*found) *found {
+	best := all[0]
+	for _, f := range all[1:] {
+		if f.sb.Seq > best.sb.Seq || f.sb.Seq == best.sb.Seq && f.sb.WriteTime > best.sb.WriteTime {
+			best = f
+		}
+	}
+	return best
+}
+
+// choose sorts the devices into members of the filesystem of the newest superblock and such that are left out, with the reason.
+func choose(all []*found, best *found, noSplitBrainCheck bool) (members []*found, ignored map[*found]string, err error) {
+	table, err := best.sb.Members()
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", best.path, err)
+	}
+	ignored = map[*found]string{}
+	bySlot := map[uint8]*found{}
+	for _, f := range all {
+		reason, err := judge(f, best, table, noSplitBrainCheck)
+		if err != nil {
+			return nil, nil, err
+		}
+		slot := f.sb.DevIdx
+		switch other := bySlot[slot]; {
+		case reason != "":
+			ignored[f] = reason
+		case other != nil && samePath(other.path, f.path):
+			ignored[f] = "given twice"
+		case other != nil:
+			return nil, nil, fmt.Errorf("%s and %s both claim to be device %d: one is a copy of the other; give only one",
+				other.path, f.path, slot)
+		default:
+			bySlot[slot] = f
+			members = append(members, f)
+		}
+	}
+	return members, ignored, nil
+}
+
+// judge decides on one device: a reason not to use it, or an error if it must not even have been given.
+func judge(f, best *found, table []ondisk.Member, noSplitBrainCheck bool) (reason string, err error) {
+	slot := int(f.sb.DevIdx)
+	switch {
+	case f == best:
+		return "", nil
+	case f.sb.UUID != best.sb.UUID:
+		return "", fmt.Errorf("%s: %w: it has uuid %v, %s has %v", f.path, ErrNotMember, f.sb.UserUUID, best.path, best.sb.UserUUID)
+	case slot >= len(table) || !table[slot].Alive():
+		return "it was removed from the filesystem", nil
+	case f.sb.BlockSize != best.sb.BlockSize:
+		return "", fmt.Errorf("%s: block size of %d sectors, %s has %d", f.path, f.sb.BlockSize, best.path, best.sb.BlockSize)
+	case f.sb.Version < versionMemberSeq || best.sb.Version < versionMemberSeq || noSplitBrainCheck:
+		return "", nil
+	case f.sb.Seq == best.sb.Seq && f.sb.WriteTime != best.sb.WriteTime:
+		return fmt.Sprintf("split brain: it and %s were both written as number %d, at different times", best.path, f.sb.Seq), nil
+	case table[slot].Seq != 0 && table[slot].Seq < f.sb.Seq:
+		return fmt.Sprintf("split brain: it was written as number %d, %s knows of it up to %d", f.sb.Seq, best.path,
+			table[slot].Seq), nil
+	}
+	return "", nil
+}
+
+// addMembers fills in the slots of the member table, with the devices that are there.
+func (fs *FS) addMembers(members []*found) error {
+	table, err := fs.SB.Members()
+	if err != nil {
+		return err
+	}
+	for i := range table {
+		if !table[i].Alive() {
+			continue
+		}
+		m := &Member{Index: uint8(i), Member: table[i], Label: fs.SB.MemberLabel(i)}
+		fs.byIndex[i] = m
+		fs.Members = append(fs.Members, m)
+	}
+	for _, f := range members {
+		m := fs.byIndex[f.sb.DevIdx]
+		if m == nil {
+			continue
+		}
+		m.Path, m.Device, m.SB = f.path, f.dev, f.sb.Superblock
+		need := int64(m.NBuckets) * int64(m.BucketSize) * ondisk.SectorSize
+		if need > f.dev.Size() {
+			fs.message("%s: %d bytes, but the filesystem on it needs %d: what is behind its end cannot be read", f.path,
+				f.dev.Size(), need)
+		}
+	}
+	return nil
+}
+
+// loss is what a set of missing devices costs.
+type loss struct {
+	metadata, data bool // something cannot be read at all
+	degraded       bool // something has fewer copies than it should
+	examples       []string
+}
+
+func (l *loss) any() bool { return l.metadata || l.data }
+
+// weigh looks at one entry of the replicas tables: data of a type on devs, of which required must be there.
+func (fs *FS) weigh(l *loss, t ondisk.DataType, devs []uint8, required int) {
+	if t == ondisk.DataCached {
+		return
+	}
+	online, gone := 0, 0
+	for _, d := range devs {
+		switch m := fs.byIndex[d]; {
+		case m == nil:
+			gone++
+		case m.Device != nil:
+			online++
+		}
+	}
+	switch {
+	case online+gone == len(devs):
+		return
+	case online < max(required, 1):
+		if t < ondisk.DataUser {
+			l.metadata = true
+		} else {
+			l.data = true
+		}
+		const maxExamples = 8
+		if len(l.examples) < maxExamples {
+			l.examples = append(l.examples, fmt.Sprintf("%v on %s", t, deviceList(devs)))
+		}
+	default:
+		l.degraded = true
+	}
+}
+
+func deviceList(devs []uint8) string {
+	s := make([]string, len(devs))
+	for i, d := range devs {
+		s[i] = fmt.Sprint(d)
+	}
+	if len(s) == 1 {
+		return "device " + s[0]
+	}
+	return "devices " + strings.Join(s, ", ")
+}
+
+// checkMissing decides, from the superblock, whether the filesystem may be opened with the members that are there.
+func (fs *FS) checkMissing() error {
+	missing := fs.Missing()
+	if len(missing) == 0 {
+		return nil
+	}
+	replicas, err := fs.SB.Replicas()
+	if err != nil {
+		fs.message("superblock: %v", err)
+	}
+	var l loss
+	for _, r := range replicas {
+		fs.weigh(&l, r.DataType, r.Devs, int(r.Required))
+	}
+	return fs.report(missing, &l, !fs.dataInAccounting())
+}
+
+// dataInAccounting: from then on the superblock does not list where user data is.
+func (fs *FS) dataInAccounting() bool { return fs.SB.VersionIncompat() >= 1<<10|36 }
+
+// report turns a loss into messages, or into the error to refuse with. With all false, nothing is known yet of user data.
+func (fs *FS) report(missing []*Member, l *loss, all bool) error {
+	names := make([]string, len(missing))
+	for i, m := range missing {
+		names[i] = m.Name()
+	}
+	list := strings.Join(names, ", ")
+	what := "is"
+	if len(names) > 1 {
+		what = "are"
+	}
+	switch {
+	case l.any() && !fs.opts.VeryDegraded:
+		return fmt.Errorf("%w: %s %s not there, and without %s cannot be read; give the missing devices, "+
+			"or ask for very_degraded to read the rest", ErrDegraded, list, what, strings.Join(l.examples, ", "))
+	case l.any():
+		fs.message("%s %s missing: %s cannot be read", list, what, strings.Join(l.examples, ", "))
+	case l.degraded:
+		fs.message("%s %s missing: everything can be read, but some of it has fewer copies than it should", list, what)
+	case all:
+		fs.message("%s %s missing: nothing is on it that is not elsewhere too", list, what)
+	default:
+		fs.message("%s %s missing: all metadata can be read", list, what)
+	}
+	return nil
+}
+
+// checkAccounting is checkMissing for filesystems that keep the table of where data is in the accounting btree.
+func (fs *FS) checkAccounting(ctx context.Context) error {
+	missing := fs.Missing()
+	if len(missing) == 0 || !fs.dataInAccounting() {
+		return nil
+	}
+	var l loss
+	for k, err := range fs.Reader.Keys(ctx, ondisk.BtreeAccounting, ondisk.PosMin, ondisk.SPosMax) {
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			fs.message("where data is: %v", err)
+			continue
+		}
+		if k.Type != ondisk.KeyAccounting || allZero(k.Val) {
+			continue
+		}
+		if a, ok := ondisk.DecodeAccountingPos(k.Pos, fs.SB.Version); ok && a.Type == ondisk.AccountingReplicas {
+			fs.weigh(&l, a.DataType, a.DevList(), int(a.NrRequired))
+		}
+	}
+	return fs.report(missing, &l, true)
+}
+
+func allZero(b []byte) bool {
+	return !slices.ContainsFunc(b, func(c byte) bool { return c != 0 })
+}

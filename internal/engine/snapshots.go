@@ -1,0 +1,191 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+)
+
+// Snapshots is the table of all snapshot nodes, made for tests of ancestry.
+//
+// Each node has an interval [in, out] of a depth-first numbering; a node is below another exactly if its interval lies within
+// the other's. A Snapshots does not change any more once it was built.
+type Snapshots struct {
+	ids   []uint32 // descending: parents before their children
+	nodes []snapshotNode
+	dense bool // node i has id MaxUint32-i: the usual case, as ids are given out downwards
+}
+
+type snapshotNode struct {
+	ondisk.Snapshot
+	in, out uint32
+}
+
+// maxSnapshots bounds the table: more nodes than fit into this need a hostile image or an outlandish filesystem.
+const maxSnapshots = 1 << 24
+
+// newSnapshots builds the table. Parents that cannot be (smaller ids, unknown ones) are reported and make roots: what follows
+// is free of cycles.
+func newSnapshots(found map[uint32]ondisk.Snapshot) (*Snapshots, []string) {
+	s := &Snapshots{ids: make([]uint32, 0, len(found)), nodes: make([]snapshotNode, 0, len(found))}
+	for id := range found {
+		s.ids = append(s.ids, id)
+	}
+	slices.SortFunc(s.ids, func(a, b uint32) int { return cmp.Compare(b, a) })
+	var problems []string
+	children := make([][]int32, len(s.ids))
+	var roots []int32
+	s.dense = true
+	for i, id := range s.ids {
+		s.dense = s.dense && id == math.MaxUint32-uint32(i)
+		n := snapshotNode{Snapshot: found[id]}
+		n.Tail = nil // would keep its btree node in memory
+		s.nodes = append(s.nodes, n)
+	}
+	for i, id := range s.ids {
+		parent := s.nodes[i].Parent
+		pi := -1
+		switch {
+		case parent == 0:
+		case parent <= id:
+			problems = append(problems, fmt.Sprintf("snapshot %d: parent %d is not greater: taken for a root", id, parent))
+		default:
+			if pi = s.index(parent); pi < 0 {
+				problems = append(problems, fmt.Sprintf("snapshot %d: parent %d does not exist: taken for a root", id, parent))
+			}
+		}
+		if pi < 0 {
+			roots = append(roots, int32(i))
+		} else {
+			children[pi] = append(children[pi], int32(i))
+		}
+	}
+	s.number(roots, children)
+	return s, problems
+}
+
+// number gives out the intervals, without recursion: trees may be as deep as they have nodes.
+func (s *Snapshots) number(roots []int32, children [][]int32) {
+	type frame struct{ node, child int32 }
+	var clock uint32
+	var stack []frame
+	for _, root := range roots {
+		stack = append(stack, frame{node: root})
+		s.nodes[root].in = clock
+		clock++
+		for len(stack) > 0 {
+			top := &stack[len(stack)-1]
+			if int(top.child) < len(children[top.node]) {
+				next := children[top.node][top.child]
+				top.child++
+				s.nodes[next].in = clock
+				clock++
+				stack = append(stack, frame{node: next})
+				continue
+			}
+			s.nodes[top.node].out = clock
+			stack = stack[:len(stack)-1]
+		}
+	}
+}
+
+// index returns where id is, or -1.
+func (s *Snapshots) index(id uint32) int {
+	if s.dense {
+		if i := int(math.MaxUint32 - id); i < len(s.ids) {
+			return i
+		}
+		return -1
+	}
+	lo, hi := 0, len(s.ids)
+	for lo < hi {
+		m := int(uint(lo+hi) >> 1)
+		if s.ids[m] > id {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	if lo < len(s.ids) && s.ids[lo] == id {
+		return lo
+	}
+	return -1
+}
+
+// IsAncestor reports whether a is d or an ancestor of d. Unknown snapshots have no relatives.
+func (s *Snapshots) IsAncestor(a, d uint32) bool {
+	if a == d {
+		return true
+	}
+	if a < d {
+		return false
+	}
+	ai, di := s.index(a), s.index(d)
+	if ai < 0 || di < 0 {
+		return false
+	}
+	return s.nodes[ai].in <= s.nodes[di].in && s.nodes[di].out <= s.nodes[ai].out
+}
+
+// Get returns a snapshot node.
+func (s *Snapshots) Get(id uint32) (ondisk.Snapshot, bool) {
+	i := s.index(id)
+	if i < 0 {
+		return ondisk.Snapshot{}, false
+	}
+	return s.nodes[i].Snapshot, true
+}
+
+// Len is the number of snapshot nodes.
+func (s *Snapshots) Len() int { return len(s.ids) }
+
+// All yields all nodes by ascending id.
+func (s *Snapshots) All() iter.Seq2[uint32, ondisk.Snapshot] {
+	return func(yield func(uint32, ondisk.Snapshot) bool) {
+		for i, id := range slices.Backward(s.ids) {
+			if !yield(id, s.nodes[i].Snapshot) {
+				return
+			}
+		}
+	}
+}
+
+// readSnapshots fills fs.Snapshots from the snapshots btree. Damage there is a message: snapshots that are not known see
+// only what is their own.
+func (fs *FS) readSnapshots(ctx context.Context) error {
+	found := map[uint32]ondisk.Snapshot{}
+	for k, err := range fs.Reader.Keys(ctx, ondisk.BtreeSnapshots, ondisk.PosMin, ondisk.SPosMax) {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			fs.message("snapshots: %v", err)
+			continue
+		}
+		if k.Type != ondisk.KeySnapshot || k.Pos.Offset == 0 || k.Pos.Offset > math.MaxUint32 {
+			continue
+		}
+		sn, err := ondisk.DecodeSnapshot(k)
+		if err != nil {
+			fs.message("snapshot %d: %v", k.Pos.Offset, err)
+			continue
+		}
+		if len(found) == maxSnapshots {
+			fs.message("more than %d snapshots: the others are ignored", maxSnapshots)
+			break
+		}
+		found[uint32(k.Pos.Offset)] = sn
+	}
+	var problems []string
+	fs.Snapshots, problems = newSnapshots(found)
+	for _, p := range problems {
+		fs.message("%s", p)
+	}
+	fs.Reader.SetAncestor(fs.Snapshots.IsAncestor)
+	return nil
+}
