@@ -51,6 +51,8 @@ type Trees interface {
 // Config is what a [Tree] needs to know of its filesystem.
 type Config struct {
 	Trees Trees
+	// Subvolume returns a subvolume by its id.
+	Subvolume func(ctx context.Context, id uint32) (ondisk.Subvolume, error)
 	// Casefold is the filesystem's default for directories that do not say themselves.
 	Casefold bool
 	// Target names a target, as options have them, by its stored code.
@@ -90,16 +92,9 @@ func (t *Tree) directory(ctx context.Context, id ID) (ondisk.Inode, error) {
 	return in, err
 }
 
-// Subvolume returns a subvolume that was not deleted.
+// Subvolume returns a subvolume that was not deleted; of others the error wraps [ErrNoSubvolume] or what the filesystem said.
 func (t *Tree) Subvolume(ctx context.Context, id uint32) (ondisk.Subvolume, error) {
-	k, ok, err := t.cfg.Trees.Lookup(ctx, ondisk.BtreeSubvolumes, ondisk.Pos{Offset: uint64(id)})
-	if err != nil {
-		return ondisk.Subvolume{}, err
-	}
-	if !ok {
-		return ondisk.Subvolume{}, fmt.Errorf("subvolume %d: %w", id, ErrNoSubvolume)
-	}
-	s, err := ondisk.DecodeSubvolume(k)
+	s, err := t.cfg.Subvolume(ctx, id)
 	if err == nil && s.EffectiveState() == ondisk.SubvolumeStateDeleted {
 		err = fmt.Errorf("subvolume %d: %w", id, ErrNoSubvolume)
 	}
