@@ -122,7 +122,10 @@ func (d *nodeDecoder) finish() {
 	}
 	n.data = make([]byte, 0, total)
 	if !uniform {
-		n.offs = make([]uint32, len(d.refs))
+		// Written behind the place that is read: the list of keys becomes the list of offsets, unless it is too roomy.
+		if n.offs = d.refs; cap(d.refs) > len(d.refs)+len(d.refs)/8+16 {
+			n.offs = make([]uint32, len(d.refs))
+		}
 		n.stride = 0
 	}
 	for i := 0; i < len(d.refs); {
