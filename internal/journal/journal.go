@@ -41,6 +41,8 @@ type Config struct {
 	Blacklist Blacklist
 	// Degraded says that a member with journal may be missing: gaps are then no wonder.
 	Degraded bool
+	// All has [Scan] read every bucket, to list what is there rather than to replay what counts.
+	All bool
 }
 
 // Location is where a copy of an entry lies.

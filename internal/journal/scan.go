@@ -122,7 +122,7 @@ func (s *scanner) peekAll(ctx context.Context) error {
 		return err
 	}
 	for _, r := range s.rings {
-		r.messy = r.descents() > 1
+		r.messy = s.cfg.All || r.descents() > 1
 	}
 	return nil
 }
