@@ -14,8 +14,9 @@ var errDeflateLong = errors.New("stream holds more than the uncompressed size")
 
 // inflater is a reusable deflate decoder with the reader it takes its input from.
 type inflater struct {
-	src bytes.Reader
-	z   io.ReadCloser
+	src   bytes.Reader
+	z     io.ReadCloser
+	extra [1]byte // where a byte too many would go
 }
 
 var inflaters = sync.Pool{New: func() any {
@@ -38,8 +39,7 @@ func inflate(dst, src []byte) error {
 	if _, err := io.ReadFull(f.z, dst); err != nil {
 		return err
 	}
-	var extra [1]byte
-	switch n, err := io.ReadFull(f.z, extra[:]); {
+	switch n, err := io.ReadFull(f.z, f.extra[:]); {
 	case n != 0:
 		return errDeflateLong
 	case err != io.EOF:
