@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"sync"
 )
 
 // Values of whence for [File.Seek] besides those of package io, with the numbers of lseek(2) on Linux.
@@ -14,7 +15,18 @@ const (
 )
 
 // File is an open file or directory.
-type File struct{}
+type File struct {
+	fs   *FS
+	ctx  context.Context // of the methods that io prescribes without one
+	name string
+	stat *Stat
+
+	mu      sync.Mutex // guards what follows
+	pos     int64
+	closed  bool
+	entries []fs.DirEntry // of a directory, those not yet returned; nil before the first ReadDir
+	listErr error
+}
 
 var (
 	_ fs.ReadDirFile = (*File)(nil)
@@ -23,34 +35,290 @@ var (
 	_ io.WriterTo    = (*File)(nil)
 )
 
+// OpenInode opens a regular file for reading. ctx is that of the methods of File that take none.
+func (f *FS) OpenInode(ctx context.Context, id InodeID) (*File, error) {
+	file, err := f.openAny(ctx, id, "")
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case file.stat.Mode.IsDir():
+		return nil, ErrIsDir
+	case !file.stat.Mode.IsRegular():
+		return nil, ErrNotRegular
+	}
+	return file, nil
+}
+
+// openAny opens an inode of any type; only files have content and only directories entries.
+func (f *FS) openAny(ctx context.Context, id InodeID, name string) (*File, error) {
+	st, err := f.Stat(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &File{fs: f, ctx: ctx, name: name, stat: st}, nil
+}
+
 // Stat describes the file. The Sys method of the result returns a [*Stat].
-func (f *File) Stat() (fs.FileInfo, error) { return nil, errors.ErrUnsupported }
+func (f *File) Stat() (fs.FileInfo, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return nil, f.pathError("stat", fs.ErrClosed)
+	}
+	return fileInfo{f.name, f.stat}, nil
+}
 
 // ID returns the inode of the file.
-func (f *File) ID() InodeID { return InodeID{} }
+func (f *File) ID() InodeID { return f.stat.ID }
 
 // Size returns the size in bytes.
-func (f *File) Size() int64 { return 0 }
+func (f *File) Size() int64 { return f.stat.Size }
+
+func (f *File) pathError(op string, err error) error { return pathError(op, f.name, err) }
+
+// readable reports why there is nothing to read.
+func (f *File) readable() error {
+	switch {
+	case f.stat.Mode.IsDir():
+		return ErrIsDir
+	case !f.stat.Mode.IsRegular():
+		return ErrNotRegular
+	}
+	return nil
+}
 
 // Read implements io.Reader.
-func (f *File) Read(p []byte) (int, error) { return 0, errors.ErrUnsupported }
+func (f *File) Read(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return 0, f.pathError("read", fs.ErrClosed)
+	}
+	n, err := f.ReadAtContext(f.ctx, p, f.pos)
+	f.pos += int64(n)
+	if n > 0 && errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
+}
 
 // ReadAt implements io.ReaderAt. When part of the range cannot be read it returns what precedes it and a [*ReadError].
-func (f *File) ReadAt(p []byte, off int64) (int, error) { return 0, errors.ErrUnsupported }
+func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.ReadAtContext(f.ctx, p, off) }
 
 // ReadAtContext is ReadAt with a context of its own.
 func (f *File) ReadAtContext(ctx context.Context, p []byte, off int64) (int, error) {
-	return 0, errors.ErrUnsupported
+	if err := f.readable(); err != nil {
+		return 0, f.pathError("read", err)
+	}
+	if off < 0 {
+		return 0, f.pathError("read", fs.ErrInvalid)
+	}
+	left := f.stat.Size - off
+	if left <= 0 && len(p) > 0 {
+		return 0, io.EOF
+	}
+	short := int64(len(p)) > left
+	if short {
+		p = p[:left]
+	}
+	n, err := f.fs.data.ReadAt(ctx, f.stat.ID.Inum, f.stat.ID.Snapshot, p, off)
+	if err == nil && short {
+		err = io.EOF
+	}
+	return n, err
 }
 
 // Seek implements io.Seeker, with [SeekData] and [SeekHole] besides. Beyond the last data SeekData fails with [ErrNoData].
-func (f *File) Seek(offset int64, whence int) (int64, error) { return 0, errors.ErrUnsupported }
+func (f *File) Seek(offset int64, whence int) (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return 0, f.pathError("seek", fs.ErrClosed)
+	}
+	pos, err := f.seek(offset, whence)
+	if err != nil {
+		return 0, f.pathError("seek", err)
+	}
+	if f.stat.Mode.IsDir() {
+		f.entries, f.listErr = nil, nil
+	}
+	f.pos = pos
+	return pos, nil
+}
 
-// WriteTo implements io.WriterTo: it copies the file from its position to its end, reading ahead.
-func (f *File) WriteTo(w io.Writer) (int64, error) { return 0, errors.ErrUnsupported }
+func (f *File) seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekStart:
+	case io.SeekCurrent:
+		offset += f.pos
+	case io.SeekEnd:
+		offset += f.stat.Size
+	case SeekData, SeekHole:
+		if err := f.readable(); err != nil {
+			return 0, err
+		}
+		return f.seekExtent(f.ctx, offset, whence)
+	default:
+		return 0, fs.ErrInvalid
+	}
+	if offset < 0 {
+		return 0, fs.ErrInvalid
+	}
+	return offset, nil
+}
 
-// ReadDir implements fs.ReadDirFile for directories.
-func (f *File) ReadDir(n int) ([]fs.DirEntry, error) { return nil, errors.ErrUnsupported }
+func (f *File) seekExtent(ctx context.Context, offset int64, whence int) (int64, error) {
+	id := f.stat.ID
+	if whence == SeekData {
+		return f.fs.data.SeekData(ctx, id.Inum, id.Snapshot, f.stat.Size, offset)
+	}
+	return f.fs.data.SeekHole(ctx, id.Inum, id.Snapshot, f.stat.Size, offset)
+}
+
+// NextData returns the first range of data at or behind off; [ErrNoData] if there is none. It does not move the position.
+func (f *File) NextData(ctx context.Context, off int64) (start, end int64, err error) {
+	if err := f.readable(); err != nil {
+		return 0, 0, f.pathError("seek", err)
+	}
+	if start, err = f.seekExtent(ctx, off, SeekData); err != nil {
+		return 0, 0, err
+	}
+	end, err = f.seekExtent(ctx, start, SeekHole)
+	return start, end, err
+}
+
+// chunkSize is how much WriteTo reads at a time.
+const chunkSize = 2 << 20
+
+// WriteTo implements io.WriterTo: it copies the file from its position to its end, reading the next chunk while one is written.
+// Before an error all that precedes what could not be read was written.
+func (f *File) WriteTo(w io.Writer) (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return 0, f.pathError("read", fs.ErrClosed)
+	}
+	if err := f.readable(); err != nil {
+		return 0, f.pathError("read", err)
+	}
+	n, err := f.writeTo(w)
+	f.pos += n
+	return n, err
+}
+
+func (f *File) writeTo(w io.Writer) (done int64, err error) {
+	size := f.stat.Size - f.pos
+	if size <= 0 {
+		return 0, nil
+	}
+	if size <= chunkSize {
+		return f.copyChunk(w, make([]byte, size))
+	}
+	type chunk struct {
+		buf []byte
+		err error
+	}
+	ctx, cancel := context.WithCancel(f.ctx)
+	free, full := make(chan []byte, 2), make(chan chunk, 1)
+	for range cap(free) {
+		free <- make([]byte, chunkSize)
+	}
+	finished := make(chan struct{})
+	start := f.pos
+	go func() {
+		defer close(finished)
+		defer close(full)
+		for off := start; off < start+size; {
+			select {
+			case buf := <-free:
+				n, err := f.ReadAtContext(ctx, buf[:min(chunkSize, start+size-off)], off)
+				off += int64(n)
+				select {
+				case full <- chunk{buf[:n], err}:
+				case <-ctx.Done():
+					return
+				}
+				if err != nil {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	defer func() {
+		cancel()
+		<-finished
+	}()
+	for c := range full {
+		n, err := w.Write(c.buf)
+		done += int64(n)
+		if err != nil {
+			return done, err
+		}
+		if c.err != nil && !errors.Is(c.err, io.EOF) {
+			return done, c.err
+		}
+		free <- c.buf[:chunkSize]
+	}
+	return done, f.ctx.Err()
+}
+
+func (f *File) copyChunk(w io.Writer, buf []byte) (int64, error) {
+	n, err := f.ReadAtContext(f.ctx, buf, f.pos)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	m, werr := w.Write(buf[:n])
+	if werr != nil {
+		return int64(m), werr
+	}
+	return int64(m), err
+}
+
+// ReadDir implements fs.ReadDirFile for directories; entries come in the order of names.
+func (f *File) ReadDir(n int) ([]fs.DirEntry, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.closed:
+		return nil, f.pathError("readdir", fs.ErrClosed)
+	case !f.stat.Mode.IsDir():
+		return nil, f.pathError("readdir", ErrNotDir)
+	}
+	if f.entries == nil {
+		f.entries, f.listErr = f.fs.sortedEntries(f.ctx, f.stat.ID)
+		if f.entries == nil {
+			f.entries = []fs.DirEntry{}
+		}
+	}
+	rest := f.entries
+	if n <= 0 {
+		f.entries = f.entries[len(f.entries):]
+		err := f.listErr
+		f.listErr = nil
+		return rest, f.pathError("readdir", err)
+	}
+	if len(rest) == 0 {
+		if err := f.listErr; err != nil {
+			f.listErr = nil
+			return nil, f.pathError("readdir", err)
+		}
+		return nil, io.EOF
+	}
+	n = min(n, len(rest))
+	f.entries = rest[n:]
+	return rest[:n:n], nil
+}
 
 // Close closes the file.
-func (f *File) Close() error { return nil }
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return f.pathError("close", fs.ErrClosed)
+	}
+	f.closed = true
+	return nil
+}

@@ -12,18 +12,26 @@ type OpenOptions struct {
 	// filesystems are refused with [ErrPassphraseNeeded].
 	Passphrase func(context.Context) ([]byte, error)
 
-	// Degraded opens although members are missing, if every piece of data still has a replica or can be rebuilt.
+	// Degraded says that missing members are no surprise, so long as every piece of data can be read without them. For
+	// reading that is allowed anyway; without it, a message tells which are missing.
 	Degraded bool
-	// VeryDegraded opens although data is missing; reading what is missing fails.
+	// VeryDegraded opens although data or metadata is absent; reading what is absent fails.
 	VeryDegraded bool
 
 	// NoRecovery ignores the journal of a filesystem that was not unmounted cleanly and shows the trees as they lie on disk,
-	// which may be inconsistent.
+	// which are old and may be inconsistent.
 	NoRecovery bool
+	// Salvage looks on the devices for btree nodes that nothing points to any more if the upper part of a btree is
+	// damaged, however long that takes.
+	Salvage bool
 
 	// ScanDirs are directories (or single devices) in which members that were not given are looked for by the UUID of the
-	// filesystem.
+	// filesystem; none means all block devices.
 	ScanDirs []string
+	// NoScan opens just the given devices.
+	NoScan bool
+	// NoSplitBrainCheck accepts members that were written to without the others.
+	NoSplitBrainCheck bool
 
 	// SuperblockSector is where to read the superblock of each device, in sectors of 512 bytes; 0 means the usual places.
 	SuperblockSector uint64
@@ -34,6 +42,10 @@ type OpenOptions struct {
 	ExtentCacheBytes int64
 	// ReadParallelism bounds the number of extents of one large read that are decoded at once; 0 means the number of CPUs.
 	ReadParallelism int
+
+	// Logf, if set, is told messages as they arise, beside their being kept for [FS.Messages]. It may be called from
+	// several goroutines.
+	Logf func(format string, args ...any)
 
 	// OpenDevice replaces the opening of device files, for tests and for devices that are no files.
 	OpenDevice func(path string) (blockdev.Device, error)

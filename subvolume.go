@@ -1,10 +1,6 @@
 package bcachefs
 
-import (
-	"context"
-	"errors"
-	"time"
-)
+import "time"
 
 // SubvolumeInfo describes a subvolume.
 type SubvolumeInfo struct {
@@ -31,14 +27,4 @@ type SnapshotInfo struct {
 	Deleted  bool // dead: waiting to be removed or a tombstone
 	NoKeys   bool
 	Created  time.Time
-}
-
-// Subvolumes lists the subvolumes in the order of their ids.
-func (f *FS) Subvolumes(ctx context.Context) ([]SubvolumeInfo, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Snapshots lists the nodes of all trees of snapshots in descending order of ids: parents before children.
-func (f *FS) Snapshots(ctx context.Context) ([]SnapshotInfo, error) {
-	return nil, errors.ErrUnsupported
 }
