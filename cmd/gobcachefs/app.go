@@ -99,6 +99,7 @@ func (a *app) rootCommand() *cobra.Command {
 		newCompletionsCmd(a),
 	)
 	root.SetHelpCommandGroupID(groupMisc)
+	root.AddCommand(optionsTopic())
 	return root
 }
 
@@ -127,17 +128,25 @@ func (a *app) group(c *cobra.Command, cmds ...*cobra.Command) *cobra.Command {
 	c.Args = cobra.ArbitraryArgs
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return usagef("%s needs a command: see '%s --help'", cmd.CommandPath(), cmd.CommandPath())
+			return usagef("%sno command is given: see '%s --help'", about(cmd), cmd.CommandPath())
 		}
 		hint := ""
 		if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
 			hint = ", did you mean " + strings.Join(s, " or ") + "?"
 		}
-		return usagef("%s has no command %q%s: see '%s --help'", cmd.CommandPath(), args[0], hint, cmd.CommandPath())
+		return usagef("%sno command is named %q%s: see '%s --help'", about(cmd), args[0], hint, cmd.CommandPath())
 	}
 	c.SuggestionsMinimumDistance = 2
 	c.AddCommand(cmds...)
 	return c
+}
+
+// about names a command at the start of a message, but for the program itself.
+func about(c *cobra.Command) string {
+	if !c.HasParent() {
+		return ""
+	}
+	return c.Name() + ": "
 }
 
 // humanFlag adds -h for human-readable sizes, which leaves --help without a short form, as in the reference tools.

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-const sizeUnits = "KMGTPE"
+const sizeUnits = "kMGTPE"
 
 // humanSize prints a size in bytes with up to three digits and a binary unit, as the reference tools do: 512, 4.00k…
 func humanSize(n uint64) string {
@@ -44,7 +44,7 @@ func parseSize(s string) (int64, error) {
 	num = strings.TrimSuffix(num, "i")
 	shift := 0
 	if num != "" {
-		if i := strings.IndexByte(sizeUnits, num[len(num)-1]&^0x20); i >= 0 && num[len(num)-1] > '9' {
+		if i := strings.IndexByte(strings.ToLower(sizeUnits), num[len(num)-1]|0x20); i >= 0 && num[len(num)-1] > '9' {
 			shift = 10 * (i + 1)
 			num = num[:len(num)-1]
 		}

@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/go-bcachefs/bcachefs"
+	"github.com/go-bcachefs/bcachefs/internal/engine"
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
 // openFlags are the flags of every command that opens a filesystem.
@@ -124,30 +126,36 @@ func parseBool(s string) (value, ok bool) {
 	return false, false
 }
 
+// prepare reads the flags and the devices, which it checks to be there.
+func (o *openFlags) prepare(devices []string) (m mountOptions, devs []string, cache int64, err error) {
+	if m, err = parseMountOptions(o.options); err != nil {
+		return m, nil, 0, err
+	}
+	if devs, err = splitDevices(devices); err != nil {
+		return m, nil, 0, err
+	}
+	if cache, err = parseSize(o.cache); err != nil {
+		return m, nil, 0, usagef("--node-cache: %v", err)
+	}
+	if o.passphraseFile != "" && o.passphraseFD >= 0 {
+		return m, nil, 0, usagef("--passphrase-file and --passphrase-fd exclude each other")
+	}
+	for _, d := range devs {
+		if _, err := os.Stat(d); errors.Is(err, fs.ErrNotExist) {
+			return m, nil, 0, failedTodo("open", d, errors.New("no such file or device"),
+				"give the devices of the filesystem as dev1:dev2")
+		}
+	}
+	return m, devs, cache, nil
+}
+
 // open opens the filesystem on devices, as splitDevices takes them, and writes what was noticed to standard error.
 func (o *openFlags) open(ctx context.Context, a *app, devices []string) (*bcachefs.FS, mountOptions, error) {
-	m, err := parseMountOptions(o.options)
-	if err != nil {
-		return nil, m, err
-	}
-	devs, err := splitDevices(devices)
+	m, devs, cache, err := o.prepare(devices)
 	if err != nil {
 		return nil, m, err
 	}
 	where := strings.Join(devs, ":")
-	for _, d := range devs {
-		if _, err := os.Stat(d); errors.Is(err, fs.ErrNotExist) {
-			return nil, m, failedTodo("open", d, errors.New("no such file or device"),
-				"give the devices of the filesystem as dev1:dev2")
-		}
-	}
-	cache, err := parseSize(o.cache)
-	if err != nil {
-		return nil, m, usagef("--node-cache: %v", err)
-	}
-	if o.passphraseFile != "" && o.passphraseFD >= 0 {
-		return nil, m, usagef("--passphrase-file and --passphrase-fd exclude each other")
-	}
 	f, err := bcachefs.Open(ctx, devs, &bcachefs.OpenOptions{
 		Passphrase:       func(ctx context.Context) ([]byte, error) { return o.passphrase(ctx, a, where) },
 		Degraded:         m.degraded,
@@ -171,11 +179,11 @@ func (o *openFlags) open(ctx context.Context, a *app, devices []string) (*bcache
 // openError adds where and what to do to an error of opening.
 func openError(where string, err error) error {
 	switch {
-	case errors.Is(err, bcachefs.ErrPassphrase):
-		return failedTodo("open", where, bcachefs.ErrPassphrase, "try again with the passphrase it was formatted or last set with")
 	case errors.Is(err, bcachefs.ErrPassphraseNeeded), errors.Is(err, errNoPassphrase):
 		return failedTodo("open", where, bcachefs.ErrPassphraseNeeded,
 			"use --passphrase-file, --passphrase-fd or BCACHEFS_PASSPHRASE, or run it on a terminal")
+	case errors.Is(err, bcachefs.ErrPassphrase), errors.Is(err, engine.ErrPassphrase):
+		return failedTodo("open", where, bcachefs.ErrPassphrase, "try again with the passphrase it was formatted or last set with")
 	case errors.Is(err, fs.ErrPermission):
 		return failedTodo("open", where, err, "run it as a user who may read the device")
 	}
@@ -246,4 +254,31 @@ func (ff *fileFlags) with(ctx context.Context, a *app, dev string, fn func(v *bc
 		return err
 	}
 	return fn(v)
+}
+
+// openEngine opens the filesystem for commands that look below files.
+func (o *openFlags) openEngine(ctx context.Context, a *app, devices []string) (*engine.FS, error) {
+	m, devs, cache, err := o.prepare(devices)
+	if err != nil {
+		return nil, err
+	}
+	where := strings.Join(devs, ":")
+	f, err := engine.Open(ctx, devs, engine.Options{
+		Passphrase:     func(ctx context.Context) ([]byte, error) { return o.passphrase(ctx, a, where) },
+		Degraded:       m.degraded,
+		VeryDegraded:   m.veryDegraded,
+		NoRecovery:     m.noRecovery,
+		ScanDirs:       o.scan,
+		SBSector:       ondisk.Sector(m.superblockSector),
+		NodeCacheBytes: cache,
+	})
+	if err != nil {
+		return nil, openError(where, err)
+	}
+	if !o.quiet {
+		for _, msg := range f.Messages() {
+			a.warnf("%s", msg)
+		}
+	}
+	return f, nil
 }

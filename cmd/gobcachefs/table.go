@@ -51,7 +51,7 @@ func (t *table) print(w *bufio.Writer) {
 				b.WriteString(pad)
 			}
 		}
-		w.WriteString(b.String())
+		w.WriteString(strings.TrimRight(b.String(), " "))
 		w.WriteByte('\n')
 	}
 }
