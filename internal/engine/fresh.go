@@ -11,9 +11,8 @@ import (
 
 // fresh describes a filesystem that was formatted but never mounted: the driver makes its root directory only then.
 type fresh struct {
-	hash    strhash.Type
-	uuid    [16]byte
-	created int64 // of the directories, in the filesystem's unit of time
+	hash strhash.Type
+	uuid [16]byte
 }
 
 // overlay returns the keys that the first mount would create, so far as they can be seen: one subvolume with one snapshot, its
@@ -25,15 +24,12 @@ func (f *fresh) overlay() *journal.Overlay {
 		dir          = ondisk.DTDir << 12
 	)
 	lostName := []byte("lost+found")
-	// Any seed will do, but it should not change from one opening to the next.
+	// Times are left at 0, which is when it was formatted. Any seed will do, but it should not change from one opening to the next.
 	seed := sha256.Sum256(f.uuid[:])
 	root := ondisk.Inode{HashType: uint8(f.hash), HashSeed: [8]byte(seed[:8]), Mode: dir | 0o755, NlinkRaw: 1,
 		Subvol: ondisk.RootSubvol}
 	lost := ondisk.Inode{HashType: uint8(f.hash), HashSeed: [8]byte(seed[8:16]), Mode: dir | 0o700,
 		Dir: ondisk.RootInum, DirOffset: strhash.Dirent(f.hash, root.HashSeed, lostName, false)}
-	for _, in := range []*ondisk.Inode{&root, &lost} {
-		in.Atime, in.Ctime, in.Mtime, in.Otime = f.created, f.created, f.created, f.created
-	}
 	dirent := ondisk.Dirent{Type: ondisk.DTDir, Inum: lostInum, Name: lostName}
 	snapshot := ondisk.Snapshot{Flags: ondisk.SnapshotSubvol, Subvol: ondisk.RootSubvol, Tree: 1}
 	subvol := ondisk.Subvolume{Snapshot: rootSnapshot, Inode: ondisk.RootInum}
