@@ -27,10 +27,14 @@ func makeChild(btree ondisk.BtreeID, level uint8, k ondisk.Key) (child, error) {
 }
 
 func (c *child) id() nodeID {
-	if c.key.Type == ondisk.KeyBtreePtrV2 {
+	var id nodeID
+	switch {
+	case c.ptr.V2 && c.ptr.RangeUpdated():
+		// What is left of an old node may be two pieces, around what replaced its middle.
+		return nodeID{seq: c.ptr.Seq, word: c.ptr.Min.Inode ^ c.ptr.Min.Offset<<1 ^ uint64(c.ptr.Min.Snapshot)<<32 | 1}
+	case c.ptr.V2:
 		return nodeID{seq: c.ptr.Seq}
 	}
-	id := nodeID{}
 	if len(c.ptr.Ptrs) >= 8 {
 		id.word = binary.LittleEndian.Uint64(c.ptr.Ptrs)
 	}

@@ -97,7 +97,7 @@ func (fs *FS) openMembers(ctx context.Context, devices []string) error {
 	if err := fs.SB.CheckSupported(); err != nil {
 		return fmt.Errorf("%s: %w", best.path, err)
 	}
-	fs.validate.Version = fs.SB.Version
+	fs.validate = ondisk.ValidateContext{Version: fs.SB.Version, ExtentTypeU64s: fs.SB.ExtentTypeU64s()}
 	return fs.addMembers(members)
 }
 
