@@ -92,8 +92,15 @@ func (a *app) rootCommand() *cobra.Command {
 		newExportCmd(a),
 		newManifestCmd(a),
 	)
-	add(groupFS)
-	add(groupInternals)
+	add(groupFS,
+		newFSCmd(a),
+		newSubvolumeCmd(a),
+		newShowSuperCmd(a),
+	)
+	add(groupInternals,
+		newListCmd(a),
+		newListJournalCmd(a),
+	)
 	add(groupMisc,
 		newVersionCmd(a),
 		newCompletionsCmd(a),
