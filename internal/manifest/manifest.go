@@ -198,6 +198,12 @@ func (l *lister) walk(ctx context.Context, id bcachefs.InodeID, path string, dep
 		if path != "" {
 			sub = path + "/" + e.Name
 		}
+		if e.Stray { // a lookup does not find it, so it cannot be read by its name
+			if err := l.lost(sub, fs.ErrNotExist); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := l.walk(ctx, e.ID, sub, depth+1); err != nil {
 			return err
 		}
@@ -209,6 +215,16 @@ func (l *lister) walk(ctx context.Context, id bcachefs.InodeID, path string, dep
 func (l *lister) note(what, path string, err error) error {
 	c := make(chan line, 1)
 	c <- line{errors: []readError{{what, path, err}}}
+	l.queue <- c
+	return nil
+}
+
+// lost queues the line of a path of which nothing is known.
+func (l *lister) lost(path string, err error) error {
+	var ln line
+	ln.text = shown(path) + "\t" + ln.fail("stat", path, err) + "\n"
+	c := make(chan line, 1)
+	c <- ln
 	l.queue <- c
 	return nil
 }
