@@ -12,7 +12,7 @@ import (
 
 // candidates makes a journal of a description: "5f2" is entry 5, a flush entry with last_seq 2; "6n" a no-flush entry; "7b" one
 // with a wrong checksum, of which nothing else is known.
-func candidates(t *testing.T, desc string) []*Candidate {
+func candidates(t testing.TB, desc string) []*Candidate {
 	t.Helper()
 	var all []*Candidate
 	for _, f := range strings.Fields(desc) {
