@@ -12,10 +12,10 @@ import (
 
 // Where superblocks are and how large they may be.
 const (
-	SuperblockSector = 8       // of the first copy
-	LayoutSector     = 7       // of the stand-alone copy of the layout
-	SuperblockFixed  = 752     // bytes before the sections (struct bch_sb)
-	LayoutSize       = 512     // bytes (struct bch_sb_layout)
+	SuperblockSector = 8        // of the first copy
+	LayoutSector     = 7        // of the stand-alone copy of the layout
+	SuperblockFixed  = 752      // bytes before the sections (struct bch_sb)
+	LayoutSize       = 512      // bytes (struct bch_sb_layout)
 	MaxSuperblock    = 32 << 20 // bytes
 	maxLayoutCopies  = 61
 	MaxMembers       = 255
@@ -153,7 +153,7 @@ type Superblock struct {
 	Seq           uint64 // counts writes of the superblock
 	BlockSize     uint16 // sectors
 	DevIdx        uint8
-	NrDevices     uint8 // member slots
+	NrDevices     uint8  // member slots
 	TimeBase      uint64 // nanoseconds since 1970
 	TimeBaseHi    uint32
 	TimePrecision uint32 // nanoseconds per unit of time
