@@ -2,9 +2,6 @@ package ondisk
 
 import "encoding/binary"
 
-// versionBackpointerGen is the first version whose backpointers hold their bucket's generation.
-const versionBackpointerGen MetadataVersion = 1<<10 | 14
-
 // BackpointerFlags are the flags of a backpointer, since 1.33.
 type BackpointerFlags uint32
 

@@ -49,7 +49,8 @@ func (e *TextEnv) backpointerShift() uint8 {
 }
 
 // KeyText returns k as `bcachefs list` of the reference prints it: position, size and version, then the value. Long values take
-// several lines, indented by two. It prints keys of any content, valid or not. env may be nil.
+// several lines, indented by two. Keys of filesystems up to 1.13 look as the tools of 1.13 print them, others as the newest do. It
+// prints keys of any content, valid or not. env may be nil.
 func KeyText(btree BtreeID, k *Key, env *TextEnv) string {
 	return string(AppendKeyText(nil, btree, k, env))
 }
@@ -96,6 +97,12 @@ func (t *text) line() {
 	}
 }
 
+// field begins a line with a name and a number.
+func (t *text) field(name string, v uint64) {
+	t.line()
+	t.num(name, v)
+}
+
 // bitflags lists the names of the bits that are set.
 func (t *text) bitflags(names []string, v uint64) {
 	for first := true; v != 0; first = false {
@@ -140,6 +147,9 @@ func (t *text) value(k *Key, env *TextEnv) {
 	}
 	if n := k.Type.MinValSize(); len(k.Val) < n {
 		t.printf("(value too small: %d < %d)", len(k.Val), n)
+		return
+	}
+	if env.version() < versionTextLayout && t.oldValue(k, env) {
 		return
 	}
 	switch k.Type {

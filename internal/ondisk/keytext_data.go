@@ -11,13 +11,8 @@ var (
 )
 
 func (t *text) btreePtrV2(k *Key, env *TextEnv) {
-	le := binary.LittleEndian
-	v := k.Val
 	t.line()
-	t.printf("seq %x written %d min_key ", le.Uint64(v[8:]), le.Uint16(v[16:]))
-	t.flag("R ", le.Uint16(v[18:])&flagRangeUpdated != 0)
-	t.str(DecodePos(v[20:]).String())
-	t.str(" ")
+	t.btreePtrHead(k)
 	t.ptrs(k, env)
 }
 
@@ -58,9 +53,7 @@ func (t *text) ptrs(k *Key, env *TextEnv) {
 		case EntryPtr:
 			t.ptr(e.Ptr, env)
 		case EntryCRC32, EntryCRC64, EntryCRC128:
-			c := &e.CRC
-			t.printf("c_size %d size %d offset %d nonce %d csum %v %x:%x  compress %v", c.CompressedSize, c.UncompressedSize, c.Offset,
-				c.Nonce, c.Csum, c.Sum.Hi, c.Sum.Lo, c.Compression)
+			t.crc(&e.CRC)
 		case EntryStripePtr:
 			t.printf("idx %d block %d", e.Stripe.Idx, e.Stripe.Block)
 		case EntryRebalance:
@@ -75,6 +68,11 @@ func (t *text) ptrs(k *Key, env *TextEnv) {
 			t.printf("(unknown extent entry %.16x)", binary.LittleEndian.Uint64(e.Raw))
 		}
 	}
+}
+
+func (t *text) crc(c *CRC) {
+	t.printf("c_size %d size %d offset %d nonce %d csum %v %x:%x  compress %v", c.CompressedSize, c.UncompressedSize, c.Offset, c.Nonce,
+		c.Csum, c.Sum.Hi, c.Sum.Lo, c.Compression)
 }
 
 func (t *text) ptr(p ExtentPtr, env *TextEnv) {
@@ -236,31 +234,27 @@ func (t *text) alloc(k *Key, env *TextEnv) {
 	if a.Encoding != KeyAllocV4 {
 		a, fixed = a.Upgrade(), allocFixedBytes
 	}
-	field := func(name string, v uint64) {
-		t.line()
-		t.num(name, v)
-	}
 	t.line()
 	t.printf("gen %d oldest_gen %d data_type ", a.Gen, a.OldestGen)
 	t.dataType(a.DataType)
-	field("journal_seq_nonempty ", a.JournalSeqNonempty)
+	t.field("journal_seq_nonempty ", a.JournalSeqNonempty)
 	if fixed > 48 {
-		field("journal_seq_empty    ", a.JournalSeqEmpty)
+		t.field("journal_seq_empty    ", a.JournalSeqEmpty)
 	}
-	field("need_discard         ", bit(a.NeedDiscard))
-	field("need_inc_gen         ", bit(a.NeedIncGen))
-	field("dirty_sectors        ", uint64(a.DirtySectors))
+	t.field("need_discard         ", bit(a.NeedDiscard))
+	t.field("need_inc_gen         ", bit(a.NeedIncGen))
+	t.field("dirty_sectors        ", uint64(a.DirtySectors))
 	if fixed > 56 {
-		field("stripe_sectors       ", uint64(a.StripeSectors))
+		t.field("stripe_sectors       ", uint64(a.StripeSectors))
 	}
-	field("cached_sectors       ", uint64(a.CachedSectors))
-	field("stripe_refcount      ", uint64(a.Stripe))
-	field("io_time[READ]        ", a.IOTime[0])
-	field("io_time[WRITE]       ", a.IOTime[1])
+	t.field("cached_sectors       ", uint64(a.CachedSectors))
+	t.field("stripe_refcount      ", uint64(a.Stripe))
+	t.field("io_time[READ]        ", a.IOTime[0])
+	t.field("io_time[WRITE]       ", a.IOTime[1])
 	if d, ok := env.device(k.Pos.Inode); ok {
-		field("fragmentation     ", a.FragmentationLRU(d.BucketSize))
+		t.field("fragmentation     ", a.FragmentationLRU(d.BucketSize))
 	}
-	field("bp_start          ", uint64(a.FixedU64s))
+	t.field("bp_start          ", uint64(a.FixedU64s))
 }
 
 func (t *text) dataType(d DataType) { t.choice(dataTypeNames[:], "data_type", uint64(d)) }
@@ -287,12 +281,7 @@ func (t *text) backpointer(k *Key, env *TextEnv) {
 	t.btree(uint64(b.Btree))
 	t.printf(" level=%d data_type=", b.Level)
 	t.dataType(b.DataType)
-	t.printf(" suboffset=%d len=%d", k.Pos.Offset&(1<<shift-1), b.BucketLen)
-	if env.version() >= versionBackpointerGen {
-		t.num(" gen=", uint64(b.BucketGen))
-	}
-	t.str(" pos=")
-	t.str(b.Pos.String())
+	t.printf(" suboffset=%d len=%d gen=%d pos=%v", k.Pos.Offset&(1<<shift-1), b.BucketLen, b.BucketGen, b.Pos)
 	if env.version() >= VersionReconcile {
 		t.flag(" phys", b.Flags&BackpointerReconcileMask != 0)
 		t.flag(" stripe", b.Flags&BackpointerStripePtr != 0)
@@ -334,8 +323,10 @@ func (t *text) accountingPos(a *AccountingPos, env *TextEnv) {
 		t.str(a.Compression.String())
 	case AccountingSnapshot:
 		t.num("id=", uint64(a.ID))
-		t.str(" btree=")
-		t.btree(uint64(a.Btree))
+		if env.version() >= versionTextLayout {
+			t.str(" btree=")
+			t.btree(uint64(a.Btree))
+		}
 	case AccountingBtree:
 		t.str("btree=")
 		t.btree(uint64(a.Btree))

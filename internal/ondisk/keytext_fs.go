@@ -25,26 +25,31 @@ func (t *text) inode(k *Key) {
 		t.str("(unpack error)")
 		return
 	}
-	field := func(name string, v uint64) {
-		t.line()
-		t.num(name, v)
-	}
 	t.line()
 	t.printf("mode=%o (%s)", in.Mode, DirTypeName(in.Type()))
-	t.line()
-	t.str("flags=")
-	t.bitflags(inodeFlagNames, uint64(in.Flags))
-	t.printf("(%x)", uint32(in.Flags)|uint32(in.HashType)<<inodeHashShift)
-	field("journal_seq=", in.JournalSeq)
+	t.inodeFlags(&in)
+	t.field("journal_seq=", in.JournalSeq)
 	t.line()
 	t.printf("hash_seed=%x", binary.LittleEndian.Uint64(in.HashSeed[:]))
 	t.line()
 	t.str("hash_type=")
 	t.choice(strHashNames, "str_hash_type", uint64(in.HashType))
-	field("bi_size=", in.Size)
-	field("bi_sectors=", in.Sectors)
-	field("bi_version=", in.Version)
-	for _, f := range inodeFieldsV3[:ifUnused27] {
+	t.inodeFields(&in, ifCasefold)
+}
+
+func (t *text) inodeFlags(in *Inode) {
+	t.line()
+	t.str("flags=")
+	t.bitflags(inodeFlagNames, uint64(in.Flags))
+	t.printf("(%x)", uint32(in.Flags)|uint32(in.HashType)<<inodeHashShift)
+}
+
+// inodeFields prints the sizes and the packed fields up to the last.
+func (t *text) inodeFields(in *Inode, last inodeField) {
+	t.field("bi_size=", in.Size)
+	t.field("bi_sectors=", in.Sectors)
+	t.field("bi_version=", in.Version)
+	for _, f := range inodeFieldsV3[:last+1] {
 		t.line()
 		t.str(inodeFieldNames[f])
 		t.num("=", in.field(f))

@@ -2,6 +2,10 @@ package ondisk
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/go-bcachefs/bcachefs/internal/golden"
@@ -173,4 +177,73 @@ func TestGoldenValues(t *testing.T) {
 	for typ := range NumKeyTypes {
 		t.Logf("%6d %v", total[typ], typ)
 	}
+}
+
+// TestGoldenText looks for keys that the driver printed in its logs of an image, and compares with how they print here.
+func TestGoldenText(t *testing.T) {
+	same := 0
+	forImages(t, func(t *testing.T, fs *testFS, img golden.Image) {
+		logs, err := filepath.Glob(filepath.Join(golden.Dir(t), img.Group, img.Name+".*log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lines []string
+		for _, log := range logs {
+			b, err := os.ReadFile(log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.SplitSeq(string(b), "\n") {
+				if at := strings.Index(line, "u64s "); at >= 0 && strings.Contains(line, " type ") {
+					lines = append(lines, line[at:])
+				}
+			}
+		}
+		if len(lines) == 0 {
+			return
+		}
+		env := &TextEnv{Version: MetadataVersion(fs.version), Device: func(dev uint8) (TextDevice, bool) {
+			d := fs.devs[dev]
+			if d == nil {
+				return TextDevice{}, false
+			}
+			return TextDevice{Name: "vda", BucketSize: uint32(d.bucketBytes / SectorSize), Durability: 1}, true
+		}}
+		// Texts by what comes before the value. Of a key that changed there are several.
+		texts := map[string][]string{}
+		add := func(id BtreeID, k *Key) {
+			s, _, _ := strings.Cut(KeyText(id, k, env), "\n")
+			if head, _, ok := strings.Cut(s, ": "); ok {
+				texts[head] = append(texts[head], s)
+			}
+		}
+		for _, r := range fs.roots(t) {
+			fs.walk(t, r.id, r.level, r.ptr, func(w *NodeWant, _ []byte, n *Node, err error) {
+				for i := 0; err == nil && i < n.Len(); i++ {
+					k := n.Key(i)
+					add(w.Btree, &k)
+				}
+			})
+		}
+		fs.jsets(t, func(j *Jset, _ []byte) {
+			for i := range j.Entries {
+				for k, err := range j.Entries[i].Keys() {
+					if err == nil {
+						add(j.Entries[i].BtreeID, &k)
+					}
+				}
+			}
+		})
+		for _, line := range lines {
+			head, _, _ := strings.Cut(line, ": ")
+			switch {
+			case len(texts[head]) == 0: // not in the image
+			case slices.ContainsFunc(texts[head], func(s string) bool { return strings.HasPrefix(line, s) }):
+				same++
+			default:
+				t.Errorf("the driver prints\n%s\nwe print\n%s", line, strings.Join(texts[head], "\n"))
+			}
+		}
+	})
+	t.Logf("%d texts are those of the driver", same)
 }
