@@ -11,8 +11,11 @@ const (
 	versionSnapshotField MetadataVersion = 12
 )
 
-// converts reports whether keys of a bset of version v of this node have to be converted.
+// converts reports whether keys of a bset of version v of this node have to be converted, or unpacked.
 func (d *nodeDecoder) converts(v MetadataVersion) bool {
+	if d.unpack {
+		return true
+	}
 	if v >= versionSnapshotField {
 		return false
 	}

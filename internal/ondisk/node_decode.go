@@ -24,6 +24,8 @@ type nodeDecoder struct {
 	raw  unpacker // of hdr.Format: differs from node.plan in very old nodes
 	lost int      // problems beyond maxNodeProblems
 
+	unpack bool // no key may stay packed
+
 	needMerge bool // equal positions or deleted keys were met
 }
 
@@ -252,6 +254,8 @@ func (d *nodeDecoder) header(a *bsetArea) *NodeError {
 	if err := format.validate(strict); err != nil {
 		return nodeErr("btree_node_bad_format", 0, err, "bad format")
 	}
+	// Positions packed with a format that overflows are not ordered as integers: such keys are unpacked at once.
+	d.unpack = !strict && format.Validate() != nil
 	n.Gen, n.Min, n.Max, n.Format = h.Gen(), minPos, maxPos, format
 	n.plan.init(&n.Format)
 	d.raw.init(&h.Format)

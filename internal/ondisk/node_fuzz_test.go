@@ -17,34 +17,43 @@ func FuzzDecodeNode(f *testing.F) {
 	v := inodeKey(4099, 9)
 	v.Version.Lo = 3
 	b.append(5, inodeKey(4096, 2), deletedKey(Pos{0, 4097, math.MaxUint32}), v)
-	f.Add(b.bytes(), uint8(BtreeInodes), uint8(0), uint16(16), uint16(0))
+	f.Add(b.bytes(), uint8(1))
 	e := newNode(f, BtreeExtents, checksum.XXHash, Key{Type: KeyExtent, Pos: Pos{4096, 8, math.MaxUint32}, Size: 8, Val: words(1<<4 | 1)})
-	f.Add(e.bytes(), uint8(BtreeExtents), uint8(0), uint16(8), uint16(1))
+	f.Add(e.bytes(), uint8(0))
 	old := newNode(f, BtreeInodes, checksum.None)
 	old.n.Bsets[0].Version = 9
 	old.n.Bsets[0].Keys = AppendNodeKey(nil, &old.n.Format, &Key{Type: 128, Pos: Pos{4096, 0, 0}, Val: make([]byte, 16)})
-	f.Add(old.bytes(), uint8(BtreeInodes), uint8(0), uint16(0), uint16(1))
+	f.Add(old.bytes(), uint8(7))
 	ptr := BtreePtr{V2: true, Seq: 9, SectorsWritten: 8, Max: SPosMax, Ptrs: AppendNodeAddr(nil, NodeAddr{1, 2, 3 << 10})}
 	h := NodeHeader{Magic: testMagic, Max: SPosMax, Format: Format{KeyU64s: 3, Bits: [6]uint8{64, 64, 32}}}
 	if n, err := NewRawNode(h, BtreeExtents, 1, 1, testSeq, b.params(0), []Key{ptr.Key()}); err == nil {
 		buf, _ := n.Encode(testBlock, nil)
-		f.Add(buf, uint8(BtreeExtents), uint8(1), uint16(8), uint16(0))
+		f.Add(buf, uint8(0))
 	}
-	f.Fuzz(func(t *testing.T, buf []byte, id, level uint8, written, flags uint16) {
-		if len(buf) > 64<<10 {
+	f.Fuzz(func(t *testing.T, buf []byte, mode uint8) {
+		if len(buf) < nodeHdrSize || len(buf) > 16<<10 {
 			return
 		}
-		reseal(buf)
-		w := &NodeWant{Btree: BtreeID(id), Level: level, Magic: testMagic, BlockSectors: testBlock / SectorSize, NodeSize: 64 << 10,
-			VersionMin: VersionMin, Salvage: flags&2 != 0,
+		// Most mutations of what identifies the node would end the run early: the pointer is made to fit.
+		buf = append(bytes.Clone(buf), make([]byte, testBlock)...)
+		buf = buf[:len(buf)/testBlock*testBlock]
+		binary.LittleEndian.PutUint64(buf[16:], testMagic)
+		h, _ := decodeNodeHeader(buf)
+		w := &NodeWant{Btree: BtreeID(h.Btree()), Level: h.Level(), Magic: testMagic, BlockSectors: testBlock / SectorSize, NodeSize: len(buf),
+			VersionMin: VersionMin, Salvage: mode&1 != 0,
 			Blacklisted: func(seq uint64) bool { return seq == 99 },
-			Ptr:         BtreePtr{V2: true, SectorsWritten: written, Flags: flags & flagRangeUpdated, Max: SPosMax}}
-		if len(buf) >= nodeHdrSize {
-			w.Ptr.Seq = binary.LittleEndian.Uint64(buf[nodeBsetAt:])
-			if flags&4 != 0 {
-				w.Ptr.Min, w.Ptr.Max = DecodePos(buf[32:]), DecodePos(buf[52:])
-			}
+			Ptr: BtreePtr{V2: true, Seq: binary.LittleEndian.Uint64(buf[nodeBsetAt:]), Min: h.Min, Max: h.Max,
+				SectorsWritten: uint16(len(buf) / SectorSize)}}
+		if mode&2 != 0 {
+			w.Ptr.Flags, w.Ptr.Min, w.Ptr.Max = flagRangeUpdated, PosMin, SPosMax
 		}
+		if mode&4 != 0 {
+			w.Ptr.SectorsWritten = 0
+		}
+		if mode&8 != 0 {
+			w.VersionMin = VersionDefault
+		}
+		reseal(buf)
 		in := bytes.Clone(buf)
 		n, err := DecodeNode(in, w)
 		if err != nil {
@@ -71,7 +80,7 @@ func FuzzDecodeRawNode(f *testing.F) {
 	b := newNode(f, BtreeInodes, checksum.CRC32CNonzero, inodeKey(4096, 1)).append(5, inodeKey(4096, 2))
 	f.Add(b.bytes())
 	f.Fuzz(func(t *testing.T, buf []byte) {
-		buf = buf[:len(buf)/testBlock*testBlock]
+		buf = bytes.Clone(buf[:len(buf)/testBlock*testBlock])
 		reseal(buf)
 		n, err := DecodeRawNode(bytes.Clone(buf), testBlock, nil)
 		if err != nil {
@@ -98,6 +107,7 @@ func FuzzDecodeJset(f *testing.F) {
 	f.Add(b)
 	f.Add(b[:200])
 	f.Fuzz(func(t *testing.T, b []byte) {
+		b = bytes.Clone(b)
 		if len(b) >= JsetHeaderSize {
 			binary.LittleEndian.PutUint64(b[16:], p.Magic)
 			if end := JsetHeaderSize + 8*int(binary.LittleEndian.Uint32(b[40:])); end <= len(b) {

@@ -19,7 +19,7 @@ import (
 const (
 	testMagic    = 0x2a52031dace649ec
 	testSeq      = 0x1228d40469326fb5
-	testBlock    = 4096
+	testBlock    = 512 // small, so that fuzzing has little to change
 	testNodeSize = 256 << 10
 )
 
@@ -240,13 +240,13 @@ func TestNodeRefused(t *testing.T) {
 		{"min", func(b []byte, w *NodeWant) []byte { w.Ptr.Min.Offset = 1; return b }, "btree_node_bad_min_key", nil, false, true},
 		{"max", func(b []byte, w *NodeWant) []byte { w.Ptr.Max.Offset = 1; return b }, "btree_node_bad_max_key", nil, false, true},
 		{"first checksum", func(b []byte, w *NodeWant) []byte { b[200] ^= 1; return b }, "bset_bad_csum", ErrChecksum, true, true},
-		{"second checksum", func(b []byte, w *NodeWant) []byte { b[4096+60] ^= 1; return b }, "bset_bad_csum", ErrChecksum, true, false},
-		{"missing", func(b []byte, w *NodeWant) []byte { clear(b[8192:]); return b }, "btree_node_data_missing", nil, true, false},
-		{"short", func(b []byte, w *NodeWant) []byte { return b[:4096] }, "btree_node_data_missing", nil, false, true},
-		{"length", func(b []byte, w *NodeWant) []byte { b[4096+38] = 0xff; b[4096+39] = 0xff; return b }, "bset_past_end_of_btree_node", ErrChecksum, true, false},
-		{"no key", func(b []byte, w *NodeWant) []byte { b[4096+32] = 4; return b }, "bset_unknown_csum", checksum.ErrNoKey, false, true},
-		{"checksum type", func(b []byte, w *NodeWant) []byte { b[4096+32] = 9; return b }, "bset_unknown_csum", checksum.ErrType, true, false},
-		{"offset", func(b []byte, w *NodeWant) []byte { b[4096+34]++; return b }, "bset_wrong_sector_offset", nil, true, false},
+		{"second checksum", func(b []byte, w *NodeWant) []byte { b[testBlock+60] ^= 1; return b }, "bset_bad_csum", ErrChecksum, true, false},
+		{"missing", func(b []byte, w *NodeWant) []byte { clear(b[2*testBlock:]); return b }, "btree_node_data_missing", nil, true, false},
+		{"short", func(b []byte, w *NodeWant) []byte { return b[:testBlock] }, "btree_node_data_missing", nil, false, true},
+		{"length", func(b []byte, w *NodeWant) []byte { b[testBlock+38] = 0xff; b[testBlock+39] = 0xff; return b }, "bset_past_end_of_btree_node", ErrChecksum, true, false},
+		{"no key", func(b []byte, w *NodeWant) []byte { b[testBlock+32] = 4; return b }, "bset_unknown_csum", checksum.ErrNoKey, false, true},
+		{"checksum type", func(b []byte, w *NodeWant) []byte { b[testBlock+32] = 9; return b }, "bset_unknown_csum", checksum.ErrType, true, false},
+		{"offset", func(b []byte, w *NodeWant) []byte { b[testBlock+34]++; return b }, "bset_wrong_sector_offset", nil, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newNode(t, BtreeInodes, checksum.CRC32CNonzero, inodeKey(4096, 1), inodeKey(4097, 1))
@@ -436,7 +436,7 @@ func TestNodeInterior(t *testing.T) {
 func TestRawNodeLimits(t *testing.T) {
 	b := newNode(t, BtreeInodes, checksum.CRC32CNonzero, inodeKey(4096, 1))
 	p := b.params(7)
-	p.NodeSize = 8192
+	p.NodeSize = 2 * testBlock
 	if err := b.n.Append(p, []Key{inodeKey(4096, 2)}); err != nil {
 		t.Fatal(err)
 	}
