@@ -36,11 +36,14 @@ type app struct {
 // run runs the command that args (the program's name first) ask for and returns its exit code. It writes at most one
 // line for the error that ended the command; commands that go on after errors have written a line for each before.
 func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) int {
-	a := &app{
+	return newApp(in, out, errw).run(ctx, args)
+}
+
+func newApp(in io.Reader, out, errw io.Writer) *app {
+	return &app{
 		in: in, out: bufio.NewWriterSize(out, 64<<10), err: errw, getenv: os.Getenv,
 		outTTY: isTerminal(out), errTTY: isTerminal(errw),
 	}
-	return a.run(ctx, args)
 }
 
 func (a *app) run(ctx context.Context, args []string) int {

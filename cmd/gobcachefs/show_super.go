@@ -68,7 +68,11 @@ func (s *showSuperCmd) run(ctx context.Context, args []string) error {
 		if i > 0 {
 			s.out.WriteByte('\n')
 		}
-		if err := sb.Text(s.out, opts); err != nil {
+		o := opts
+		if s.fields == "" && s.fieldOnly == "" {
+			o.Sections = defaultSections(sb)
+		}
+		if err := sb.Text(s.out, o); err != nil {
 			return failed("writing the output", "", err)
 		}
 	}
@@ -78,6 +82,15 @@ func (s *showSuperCmd) run(ctx context.Context, args []string) error {
 		}
 	}
 	return p.result()
+}
+
+// defaultSections are printed unless others are asked for.
+func defaultSections(sb *ondisk.Superblock) []ondisk.SectionType {
+	members := ondisk.SectionMembersV1
+	if sb.Section(ondisk.SectionMembersV2) != nil {
+		members = ondisk.SectionMembersV2
+	}
+	return []ondisk.SectionType{ondisk.SectionExt, members, ondisk.SectionErrors, ondisk.SectionErrorsV2}
 }
 
 // superJSON is what --json tells of a device's superblock. Sizes are in bytes.

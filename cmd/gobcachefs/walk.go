@@ -60,7 +60,12 @@ func (p *problems) result() error {
 // fileFailed is the error of doing what to the file at path.
 func fileFailed(what, path string, err error) error {
 	var re *bcachefs.ReadError
+	var loss *lossError
 	switch {
+	case errors.As(err, &loss):
+		return failed(what, path, err)
+	case errors.As(err, &re) && slices.Contains([]string{"cat", "cp", "export", "read"}, what):
+		return failedTodo(what, path, err, "'gobcachefs cp --salvage' copies what of it can be read")
 	case errors.As(err, &re):
 		return failedTodo(what, path, err, "the rest of the filesystem is readable")
 	case errors.Is(err, fs.ErrNotExist):
