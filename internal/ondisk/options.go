@@ -166,7 +166,7 @@ func (sb *Superblock) optionText(o Option, full bool) string {
 	v := sb.Option(o)
 	switch o.kind {
 	case optSectors, optSectors2:
-		return humanSize(v)
+		return sizeText(v)
 	case optEnum:
 		if full {
 			return fullList(o.names, v)
@@ -226,24 +226,4 @@ func (sb *Superblock) TargetText(t uint16) string {
 		return p
 	}
 	return fmt.Sprintf("invalid label %d", t-targetGroups)
-}
-
-// humanSize writes a size as the reference does: "4.00 KiB".
-func humanSize(v uint64) string {
-	if v < 1024 {
-		return strconv.FormatUint(v, 10) + " B"
-	}
-	f, units := float64(v), "KMGTPE"
-	i := -1
-	for f >= 1024 && i < len(units)-1 {
-		f /= 1024
-		i++
-	}
-	prec := 2
-	if f >= 100 {
-		prec = 0
-	} else if f >= 10 {
-		prec = 1
-	}
-	return strconv.FormatFloat(f, 'f', prec, 64) + " " + units[i:i+1] + "iB"
 }

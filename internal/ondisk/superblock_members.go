@@ -2,6 +2,7 @@ package ondisk
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,6 +33,14 @@ func (s MemberState) String() string {
 		return memberStates[s]
 	}
 	return fmt.Sprintf("(unknown state %d)", uint8(s))
+}
+
+// Name is the name of the state in version v: failed became evacuating.
+func (s MemberState) Name(v MetadataVersion) string {
+	if s == MemberFailed && v >= VersionReconcile {
+		return "evacuating"
+	}
+	return s.String()
 }
 
 // Member is the slot of a device (struct bch_member).
@@ -172,20 +181,28 @@ func (m *Member) put(rec []byte) {
 
 // memberRecords cuts the newest members section into the records of the slots.
 func (sb *Superblock) memberRecords() ([][]byte, error) {
-	size, data := memberV1Size, sb.Section(SectionMembersV1)
-	if v2 := sb.Section(SectionMembersV2); v2 != nil {
-		if len(v2) < memberV2Head {
-			return nil, fmt.Errorf("superblock: section members_v2: %d bytes, want at least %d", len(v2), memberV2Head)
+	for _, t := range []SectionType{SectionMembersV2, SectionMembersV1} {
+		if data := sb.Section(t); data != nil {
+			return sb.sectionMembers(&Section{t, data})
 		}
-		size, data = int(binary.LittleEndian.Uint16(v2)), v2[memberV2Head:]
+	}
+	return nil, errors.New("superblock: no section members_v2 or members_v1")
+}
+
+// sectionMembers cuts a members section of either form into the records of the slots.
+func (sb *Superblock) sectionMembers(s *Section) ([][]byte, error) {
+	size, data := memberV1Size, s.Data
+	if s.Type == SectionMembersV2 {
+		if len(data) < memberV2Head {
+			return nil, fmt.Errorf("superblock: section members_v2: %d bytes, want at least %d", len(data), memberV2Head)
+		}
+		size, data = int(binary.LittleEndian.Uint16(data)), data[memberV2Head:]
 		if size < memberV1Size {
 			return nil, fmt.Errorf("superblock: section members_v2: records of %d bytes, want at least %d", size, memberV1Size)
 		}
-	} else if data == nil {
-		return nil, fmt.Errorf("superblock: no section members_v2 or members_v1")
 	}
 	if len(data) < size*int(sb.NrDevices) {
-		return nil, fmt.Errorf("superblock: section members: %d bytes, want %d records of %d", len(data), sb.NrDevices, size)
+		return nil, fmt.Errorf("superblock: section %v: %d bytes, want %d records of %d", s.Type, len(data), sb.NrDevices, size)
 	}
 	recs := make([][]byte, sb.NrDevices)
 	for i := range recs {

@@ -185,11 +185,19 @@ type Replicas struct {
 	Devs     []uint8
 }
 
-// Replicas decodes the replicas section of either form.
+// Replicas decodes the replicas section; if both forms are there, the newer one counts.
 func (sb *Superblock) Replicas() ([]Replicas, error) {
-	head, b := 3, sb.Section(SectionReplicas)
-	if b == nil {
-		head, b = 2, sb.Section(SectionReplicasV0)
+	if b := sb.Section(SectionReplicas); b != nil {
+		return decodeReplicas(b, false)
+	}
+	return decodeReplicas(sb.Section(SectionReplicasV0), true)
+}
+
+// decodeReplicas decodes a replicas section of either form. With an error it returns the entries before it.
+func decodeReplicas(b []byte, old bool) ([]Replicas, error) {
+	head := 3
+	if old {
+		head = 2
 	}
 	var all []Replicas
 	for len(b) >= head && b[0] != 0 {
@@ -198,7 +206,7 @@ func (sb *Superblock) Replicas() ([]Replicas, error) {
 			return all, fmt.Errorf("superblock: section replicas: entry %d of %d devices, %d bytes are left", len(all), n, len(b))
 		}
 		r := Replicas{DataType: DataType(b[0]), Required: 1, Devs: slices.Clone(b[head : head+n])}
-		if head == 3 {
+		if !old {
 			r.Required = b[2]
 		}
 		if r.Required > 1 && int(r.Required) >= n {
@@ -271,27 +279,35 @@ type FsckErrorCount struct {
 	First, Last uint64 // seconds since 1970
 }
 
-// Errors decodes the sections errors and errors_v2 and adds them up.
+// Errors decodes the sections errors and errors_v2 and adds them up, in the order of their numbers.
 func (sb *Superblock) Errors() []FsckErrorCount {
-	le := binary.LittleEndian
 	var all []FsckErrorCount
-	add := func(e FsckErrorCount) {
+	for _, e := range append(decodeErrors(sb.Section(SectionErrors), false), decodeErrors(sb.Section(SectionErrorsV2), true)...) {
 		i, ok := slices.BinarySearchFunc(all, e.ID, func(x FsckErrorCount, id uint16) int { return int(x.ID) - int(id) })
 		if !ok {
 			all = slices.Insert(all, i, e)
-			return
+			continue
 		}
 		x := &all[i]
 		x.Count += e.Count
 		x.First, x.Last = min(x.First, e.First), max(x.Last, e.Last)
 	}
-	for b := sb.Section(SectionErrors); len(b) >= 16; b = b[16:] {
-		v, at := le.Uint64(b), le.Uint64(b[8:])
-		add(FsckErrorCount{uint16(v), v >> 16, at, at})
-	}
-	for b := sb.Section(SectionErrorsV2); len(b) >= 16; b = b[16:] {
+	return all
+}
+
+const errorEntrySize = 16
+
+// decodeErrors decodes the section errors or errors_v2. The former knows the time of the last error only.
+func decodeErrors(b []byte, v2 bool) []FsckErrorCount {
+	le := binary.LittleEndian
+	all := make([]FsckErrorCount, 0, len(b)/errorEntrySize)
+	for ; len(b) >= errorEntrySize; b = b[errorEntrySize:] {
 		lo, hi := le.Uint64(b), le.Uint64(b[8:])
-		add(FsckErrorCount{ID: uint16(lo), Count: lo >> 16 & (1<<32 - 1), Last: lo>>48 | hi&(1<<24-1)<<16, First: hi >> 24})
+		if v2 {
+			all = append(all, FsckErrorCount{ID: uint16(lo), Count: lo >> 16 & (1<<32 - 1), Last: lo>>48 | hi&(1<<24-1)<<16, First: hi >> 24})
+		} else {
+			all = append(all, FsckErrorCount{uint16(lo), lo >> 16, hi, hi})
+		}
 	}
 	return all
 }
