@@ -83,6 +83,8 @@ type Config struct {
 	Want ondisk.NodeWant
 	// CheckKey judges values, see [ondisk.NodeWant]; nil: none are.
 	CheckKey func(btree ondisk.BtreeID, level uint8, k *ondisk.Key) error
+	// ExtentTypeU64s are the sizes of extent entries, to cut extents.
+	ExtentTypeU64s ondisk.ExtentTypeU64s
 	// CacheBytes bounds the memory of cached nodes. Nodes that iterators stand on are not evicted.
 	CacheBytes int64
 	Roots      map[ondisk.BtreeID]Root

@@ -89,7 +89,7 @@ func (v *VisibleIterator) Next(ctx context.Context) (ondisk.Key, bool, error) {
 		}
 		if v.extents {
 			if v.shown && v.covered.Inode == k.Pos.Inode && k.Start().Offset < v.covered.Offset {
-				k = cutFront(k, v.covered.Offset)
+				k = ondisk.CutFront(&k, uint32(v.covered.Offset-k.Start().Offset), v.it.r.cfg.ExtentTypeU64s)
 			}
 			v.covered, v.shown = k.Pos, true
 		}

@@ -156,9 +156,21 @@ func TestOverlappingExtents(t *testing.T) {
 	if got, want := visible(t, r, ondisk.BtreeExtents, ondisk.PosMin, ondisk.SPosMax, math.MaxUint32), "0-10@4294967295 10-20@4294967295"; got != want {
 		t.Fatalf("%q, want %q", got, want)
 	}
-	cut := cutFront(b, 10)
 	want := val(10, 20, 1|1005<<4, 2|99<<2|99<<9|10<<16, ptr)
-	if string(cut.Val) != string(want.Val) || cut.Size != 10 {
-		t.Errorf("cut: % x, want % x", cut.Val, want.Val)
+	cut, ok, err := r.Lookup(ctx, ondisk.BtreeExtents, ondisk.Pos{Inode: 5000, Offset: 12, Snapshot: math.MaxUint32})
+	if !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	// Lookup does not see what is before: the extent is whole.
+	if cut.Size != 15 {
+		t.Errorf("looked up %d sectors, want 15", cut.Size)
+	}
+	for k, err := range r.KeysIn(ctx, ondisk.BtreeExtents, ondisk.PosMin, ondisk.SPosMax, math.MaxUint32) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.Pos == want.Pos && (string(k.Val) != string(want.Val) || k.Size != 10) {
+			t.Errorf("cut: % x, want % x", k.Val, want.Val)
+		}
 	}
 }

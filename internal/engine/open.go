@@ -266,7 +266,7 @@ func (fs *FS) makeReader(c *journal.Contents) {
 		roots[id] = btree.Root{Key: r.Key, Level: r.Level, Lost: r.Lost}
 	}
 	fs.Reader = btree.NewReader(btree.Config{
-		Device: fs.Device, Want: fs.want, CheckKey: fs.checkKey, CacheBytes: fs.opts.NodeCacheBytes, Roots: roots,
+		Device: fs.Device, Want: fs.want, CheckKey: fs.checkKey, CacheBytes: fs.opts.NodeCacheBytes, Roots: roots, ExtentTypeU64s: fs.validate.ExtentTypeU64s,
 		Overlay: c.Overlay, OnProblem: fs.nodeProblem,
 	})
 }

@@ -193,6 +193,7 @@ func (s *scanner) wanted() []bucketRef {
 
 func (r *ring) wanted(ri int, known bool, oldest uint64) (todo []bucketRef) {
 	newest := -1
+	next := r.following()
 	for i := range r.buckets {
 		b := &r.buckets[i]
 		switch {
@@ -200,7 +201,7 @@ func (r *ring) wanted(ri int, known bool, oldest uint64) (todo []bucketRef) {
 		case r.messy:
 			todo = append(todo, bucketRef{ri, i})
 		case known:
-			if next, ok := r.following(i); !ok || next > oldest {
+			if next[i] <= b.seq || next[i] > oldest { // the head, or needed
 				todo = append(todo, bucketRef{ri, i})
 			}
 		case newest < 0 || b.seq > r.buckets[newest].seq:
@@ -213,15 +214,19 @@ func (r *ring) wanted(ri int, known bool, oldest uint64) (todo []bucketRef) {
 	return todo
 }
 
-// following is the sequence number at the start of the bucket that was written after bucket i; false if i is the head. The
-// ring is not messy.
-func (r *ring) following(i int) (uint64, bool) {
-	for n := 1; n < len(r.buckets); n++ {
-		if b := &r.buckets[(i+n)%len(r.buckets)]; b.used {
-			return b.seq, b.seq > r.buckets[i].seq
+// following returns for each used bucket the sequence number at the start of the next used one around the ring, its own if
+// it is the only one.
+func (r *ring) following() []uint64 {
+	next := make([]uint64, len(r.buckets))
+	var seq uint64
+	for range 2 { // the second time with what follows the last one
+		for i := len(r.buckets) - 1; i >= 0; i-- {
+			if next[i] = seq; r.buckets[i].used {
+				seq = r.buckets[i].seq
+			}
 		}
 	}
-	return 0, false
+	return next
 }
 
 func (s *scanner) scanBuckets(ctx context.Context, todo []bucketRef) error {
