@@ -243,7 +243,7 @@ func forImages(t *testing.T, fn func(t *testing.T, fs *testFS, img golden.Image)
 // TestGoldenNodes decodes every node of every image, and encodes it again to the very bytes.
 func TestGoldenNodes(t *testing.T) {
 	forImages(t, func(t *testing.T, fs *testFS, img golden.Image) {
-		nodes, keys, live, mem := 0, 0, 0, 0
+		nodes, formats, keys, live, mem := 0, 0, 0, 0, 0
 		for _, r := range fs.roots(t) {
 			fs.walk(t, r.id, r.level, r.ptr, func(w *NodeWant, raw []byte, n *Node, err error) {
 				if err != nil {
@@ -266,10 +266,15 @@ func TestGoldenNodes(t *testing.T) {
 					}
 				}
 				checkNode(t, n)
-				checkRawNode(t, fs, w, raw)
+				if r := checkRawNode(t, fs, w, raw); r != nil && checkPacking(t, r) {
+					formats++
+				}
 			})
 		}
-		t.Logf("%d nodes, %d keys, %d bytes of keys, %d in memory", nodes, keys, live, mem)
+		t.Logf("%d nodes (%d with the format that would be chosen), %d keys, %d bytes of keys, %d in memory", nodes, formats, keys, live, mem)
+		if !img.Damaged() && formats != nodes {
+			t.Errorf("%d of %d formats are what would be chosen", formats, nodes)
+		}
 	})
 }
 
@@ -297,16 +302,40 @@ func checkNode(t *testing.T, n *Node) {
 	}
 }
 
+// checkPacking unpacks all keys and packs them again, and reports whether the format is the one that would be chosen for
+// the first bset.
+func checkPacking(t *testing.T, r *RawNode) bool {
+	t.Helper()
+	chooser := NewFormatChooser(r.Min, r.Max, true)
+	for i := range r.Bsets {
+		var again []byte
+		for k, err := range r.Keys(i) {
+			if err != nil {
+				t.Logf("bset %d: %v", i, err)
+				return false
+			}
+			again = AppendNodeKey(again, &r.Format, &k)
+			if i == 0 {
+				chooser.Add(&k)
+			}
+		}
+		if !bytes.Equal(again, r.Bsets[i].Keys) {
+			t.Errorf("bset %d: keys pack to other bytes", i)
+		}
+	}
+	return chooser.Format() == r.Format
+}
+
 // checkRawNode checks that the node encodes to what is on disk.
-func checkRawNode(t *testing.T, fs *testFS, w *NodeWant, raw []byte) {
+func checkRawNode(t *testing.T, fs *testFS, w *NodeWant, raw []byte) *RawNode {
 	t.Helper()
 	if w.Ptr.SectorsWritten == 0 {
-		return
+		return nil
 	}
 	r, err := DecodeRawNode(bytes.Clone(raw), fs.block, fs.key)
 	if err != nil {
 		t.Errorf("%v %v: %v", w.Btree, w.Ptr.Max, err)
-		return
+		return nil
 	}
 	got, err := r.Encode(fs.block, fs.key)
 	if err != nil || !bytes.Equal(got, raw) {
@@ -318,6 +347,7 @@ func checkRawNode(t *testing.T, fs *testFS, w *NodeWant, raw []byte) {
 			t.Errorf("%v %v: bset %d encodes to other bytes, %v", w.Btree, w.Ptr.Max, i, err)
 		}
 	}
+	return r
 }
 
 // TestGoldenJsets decodes every entry of every journal, and encodes it again to the very bytes.

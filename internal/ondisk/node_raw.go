@@ -3,6 +3,7 @@ package ondisk
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 
 	"github.com/go-bcachefs/bcachefs/internal/codec/checksum"
@@ -64,6 +65,41 @@ func DecodeRawNode(buf []byte, blockBytes int, key *crypt.Key) (*RawNode, error)
 		return nil, nodeErr("btree_node_data_missing", 0, nil, "nothing written")
 	}
 	return &n, nil
+}
+
+// Keys yields the keys of bset i as they were written, those of type deleted included. Values alias the node. It ends with
+// an error at a key that cannot be parsed.
+func (n *RawNode) Keys(i int) iter.Seq2[Key, error] {
+	return func(yield func(Key, error) bool) {
+		var plan unpacker
+		if err := n.Format.validate(false); err != nil {
+			yield(Key{}, err)
+			return
+		}
+		plan.init(&n.Format)
+		s := &n.Bsets[i]
+		for b := s.Keys; len(b) > 0; {
+			size, hdr, packed := int(b[0])*8, KeySize, false
+			if len(b) > 1 && b[1]&headerMask == formatLocal {
+				hdr, packed = plan.keyBytes, true
+			}
+			if size < hdr || size > len(b) || size-hdr > MaxValSize || b[1]&headerMask > formatPlain {
+				at := s.end() - len(b)
+				yield(Key{}, nodeErr("btree_node_bkey_bad_u64s", at, nil, "key of %d bytes, %d left in the bset", size, len(b)))
+				return
+			}
+			k := Key{}
+			if packed {
+				k = plan.key(b[:size:size])
+			} else {
+				k = decodePlain(b[:size])
+			}
+			if !yield(k, nil) {
+				return
+			}
+			b = b[size:]
+		}
+	}
 }
 
 // end is where the keys of a bset end.
