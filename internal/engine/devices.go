@@ -54,9 +54,10 @@ func (o *Options) exists(path string) bool {
 
 // found is a device with a superblock.
 type found struct {
-	path string
-	dev  blockdev.Device
-	sb   *superRead
+	path  string
+	given bool // by the caller, and not found by looking around
+	dev   blockdev.Device
+	sb    *superRead
 }
 
 // openAll opens the given devices and reads their superblocks. On errors everything is closed.
@@ -72,6 +73,7 @@ func openAll(ctx context.Context, paths []string, opts *Options) (all []*found, 
 		if err != nil {
 			return all, err
 		}
+		f.given = true
 		all = append(all, f)
 	}
 	return all, nil

@@ -104,6 +104,7 @@ type FS struct {
 
 	mu         sync.Mutex
 	messages   []string
+	told       map[string]bool // nodes that are read again are no news
 	suppressed int
 }
 
@@ -111,16 +112,28 @@ type FS struct {
 const maxMessages = 1000
 
 func (fs *FS) message(format string, args ...any) {
-	if fs.opts.Logf != nil {
-		fs.opts.Logf(format, args...)
+	m := fmt.Sprintf(format, args...)
+	if fs.keep(m) && fs.opts.Logf != nil {
+		fs.opts.Logf("%s", m)
 	}
+}
+
+// keep remembers m unless it is known already or too many are.
+func (fs *FS) keep(m string) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if len(fs.messages) >= maxMessages {
+	switch {
+	case fs.told[m]:
+		return false
+	case len(fs.messages) >= maxMessages:
 		fs.suppressed++
-		return
+		return false
+	case fs.told == nil:
+		fs.told = map[string]bool{}
 	}
-	fs.messages = append(fs.messages, fmt.Sprintf(format, args...))
+	fs.told[m] = true
+	fs.messages = append(fs.messages, m)
+	return true
 }
 
 // Messages returns what is worth knowing of how the filesystem was found, in the order it was noticed.

@@ -51,6 +51,8 @@ func choose(all []*found, best *found, noSplitBrainCheck bool) (members []*found
 			ignored[f] = reason
 		case other != nil && samePath(other.path, f.path):
 			ignored[f] = "given twice"
+		case other != nil && !f.given: // those given come first
+			ignored[f] = fmt.Sprintf("it claims to be device %d, as %s does", slot, other.path)
 		case other != nil:
 			return nil, nil, fmt.Errorf("%s and %s both claim to be device %d: one is a copy of the other; give only one",
 				other.path, f.path, slot)
