@@ -138,33 +138,3 @@ func bitNames(words []uint64, names []string) (set []string) {
 	}
 	return set
 }
-
-// versionNames are the names of the metadata versions, from 1.0 on.
-var versionNames = [...]string{"major_minor", "snapshot_skiplists", "deleted_inodes", "rebalance_work", "member_seq",
-	"subvolume_fs_parent", "btree_subvolume_children", "mi_btree_bitmap", "bucket_stripe_sectors", "disk_accounting_v2",
-	"disk_accounting_v3", "disk_accounting_inum", "rebalance_work_acct_fix", "inode_has_child_snapshots",
-	"backpointer_bucket_gen", "disk_accounting_big_endian", "reflink_p_may_update_opts", "inode_depth",
-	"persistent_inode_cursors", "autofix_errors", "directory_size", "cached_backpointers", "stripe_backpointers",
-	"stripe_lru", "casefolding", "extent_flags", "snapshot_deletion_v2", "fast_device_removal",
-	"inode_has_case_insensitive", "extent_snapshot_whiteouts", "31bit_dirent_offset", "btree_node_accounting",
-	"sb_field_extent_type_u64s", "reconcile", "extented_key_type_error", "bucket_stripe_index", "no_sb_user_data_replicas",
-	"erasure_coding", "need_discard_by_journal_seq", "per_dev_fragmentation_lru"}
-
-// Name is the upstream name of the version; "" if it has none.
-func (v MetadataVersion) Name() string {
-	if v.Major() == 1 && int(v.Minor()) < len(versionNames) {
-		return versionNames[v.Minor()]
-	}
-	return ""
-}
-
-// Long is the version with its name, as show-super prints it.
-func (v MetadataVersion) Long() string {
-	if n := v.Name(); n != "" {
-		return v.String() + ": " + n
-	}
-	if v == 0 {
-		return "0.0: (unknown version)"
-	}
-	return v.String() + ": (unknown version)"
-}
