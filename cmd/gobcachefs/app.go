@@ -70,6 +70,9 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%s%v: see '%s --help'", about(cmd), err, cmd.CommandPath())
+	})
 
 	root.AddGroup(
 		&cobra.Group{ID: groupFiles, Title: "Files:"},
@@ -124,6 +127,14 @@ const (
 func (a *app) command(c *cobra.Command, fn func(ctx context.Context, args []string) error) *cobra.Command {
 	c.SilenceUsage, c.SilenceErrors = true, true
 	c.DisableFlagsInUseLine = true
+	if accepts := c.Args; accepts != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := accepts(cmd, args); err != nil {
+				return usagef("%s: want gobcachefs %s", cmd.Name(), strings.TrimPrefix(cmd.UseLine(), cmd.Root().Name()+" "))
+			}
+			return nil
+		}
+	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		a.started = true
 		return fn(cmd.Context(), args)

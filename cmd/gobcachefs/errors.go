@@ -17,14 +17,16 @@ type cliError struct {
 }
 
 func (e *cliError) Error() string {
-	var parts []string
-	for _, s := range []string{e.what, e.where} {
-		if s != "" {
-			parts = append(parts, s)
-		}
-	}
+	parts := []string{e.what}
+	cause := ""
 	if e.err != nil {
-		parts = append(parts, causeText(e.err))
+		cause = causeText(e.err)
+	}
+	if e.where != "" && !strings.HasPrefix(cause, e.where+": ") { // the cause may say where as well
+		parts = append(parts, e.where)
+	}
+	if cause != "" {
+		parts = append(parts, cause)
 	}
 	if e.todo != "" {
 		parts = append(parts, e.todo)

@@ -81,7 +81,7 @@ func (u *fsUsageCmd) run(ctx context.Context, args []string) error {
 		return failed("read the usage", strings.Join(args, ":"), err)
 	}
 	if u.json {
-		return u.writeJSON(u.usage)
+		return u.writeJSON(usageToJSON(u.usage))
 	}
 	u.devices = map[int]bcachefs.DeviceUsage{}
 	for _, d := range u.usage.Devices {
@@ -127,7 +127,12 @@ func (u *fsUsageCmd) print() {
 	u.printDevices()
 }
 
-func (u *fsUsageCmd) size(n uint64) string { return size(n, u.human) }
+func (u *fsUsageCmd) size(n uint64) string {
+	if u.human {
+		return unitSize(n)
+	}
+	return fmt.Sprint(n)
+}
 
 // durability counts how many devices may fail before data on these is lost, plus one, and how much of that is gone.
 func (u *fsUsageCmd) durability(r bcachefs.ReplicasUsage) (durability, degraded int) {

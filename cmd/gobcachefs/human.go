@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-const sizeUnits = "kMGTPE"
+const sizeUnits = "KMGTPE"
 
-// humanSize prints a size in bytes with up to three digits and a binary unit, as the reference tools do: 512, 4.00k…
+// humanSize prints a size in bytes with up to three digits and the letter of a binary unit, as ls and du do: 512, 4.00K.
 func humanSize(n uint64) string {
 	if n < 1024 {
 		return strconv.FormatUint(n, 10)
@@ -29,6 +29,23 @@ func humanSize(n uint64) string {
 	return fmt.Sprintf("%.0f%c", v, sizeUnits[unit])
 }
 
+// unitSize prints a size in bytes with up to three digits and a binary unit, as the reference tools do: 512 B, 4.00 KiB.
+func unitSize(n uint64) string {
+	s := humanSize(n)
+	if n < 1024 {
+		return s + " B"
+	}
+	return s[:len(s)-1] + " " + s[len(s)-1:] + "iB"
+}
+
+// shortSize is humanSize with a B behind bytes, as the reference prints the sizes of subvolumes.
+func shortSize(n uint64) string {
+	if n < 1024 {
+		return humanSize(n) + "B"
+	}
+	return humanSize(n)
+}
+
 // size prints n bytes exactly or in human form.
 func size(n uint64, human bool) string {
 	if human {
@@ -44,7 +61,7 @@ func parseSize(s string) (int64, error) {
 	num = strings.TrimSuffix(num, "i")
 	shift := 0
 	if num != "" {
-		if i := strings.IndexByte(strings.ToLower(sizeUnits), num[len(num)-1]|0x20); i >= 0 && num[len(num)-1] > '9' {
+		if i := strings.IndexByte(sizeUnits, num[len(num)-1]&^0x20); i >= 0 && num[len(num)-1] > '9' {
 			shift = 10 * (i + 1)
 			num = num[:len(num)-1]
 		}

@@ -142,6 +142,9 @@ func (s *listSnapshotsCmd) treeName(root uint32) string {
 			}
 		}
 	}
+	if best == "" { // what is left of deleted subvolumes
+		return fmt.Sprintf("snapshot %d", root)
+	}
 	return s.shownName(best)
 }
 
@@ -173,7 +176,7 @@ func (s *listSnapshotsCmd) label(id uint32) string {
 	}
 	text := fmt.Sprintf("%s [%d", name, id)
 	if s.own != nil {
-		text += ", " + humanSize(s.own[id])
+		text += ", " + shortSize(s.own[id])
 	}
 	text += "]"
 	if f := s.flags(id); f != "" {
@@ -245,7 +248,7 @@ func (s *listSnapshotsCmd) printFlat(root uint32) {
 	for _, id := range ids {
 		own, total := "", ""
 		if s.own != nil {
-			own, total = humanSize(s.own[id]), humanSize(s.total(id))
+			own, total = shortSize(s.own[id]), shortSize(s.total(id))
 		}
 		row(s.shownName(subvolPath(subvol(id))), s.snaps[id].Subvol, own, total, orDash(s.flags(id)))
 	}
@@ -287,7 +290,7 @@ func (s *listSnapshotsCmd) printJSON(trees []uint32) error {
 			}
 			if s.own != nil {
 				sectors := s.own[id] / 512
-				j.Sectors, j.Size = &sectors, humanSize(s.own[id])
+				j.Sectors, j.Size = &sectors, shortSize(s.own[id])
 			}
 			if sv, ok := s.subvols[sn.Subvol]; ok {
 				j.Path, j.RawPath = subvolPath(sv), rawName(sv.Path)

@@ -164,7 +164,7 @@ func (s *subvolumeListCmd) relative(root uint32, sv bcachefs.SubvolumeInfo) stri
 
 func (s *subvolumeListCmd) sizeOf(id uint32) string {
 	if n, ok := s.sizes[id]; ok {
-		return humanSize(n)
+		return shortSize(n)
 	}
 	return ""
 }
@@ -230,7 +230,7 @@ func (s *subvolumeListCmd) toJSON(root uint32) []*subvolJSON {
 			j.SnapshotParent = "/" + s.byID[sv.CreationParent].Path
 		}
 		if n, ok := s.sizes[sv.ID]; ok {
-			j.Size, j.Sectors = humanSize(n), n/512
+			j.Size, j.Sectors = shortSize(n), n/512
 		}
 		nodes[sv.ID] = j
 		if parent := nodes[sv.Parent]; parent != nil {
