@@ -40,10 +40,13 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 }
 
 func newApp(in io.Reader, out, errw io.Writer) *app {
-	return &app{
-		in: in, out: bufio.NewWriterSize(out, 64<<10), err: errw, getenv: os.Getenv,
-		outTTY: isTerminal(out), errTTY: isTerminal(errw),
+	a := &app{in: in, err: errw, getenv: os.Getenv, outTTY: isTerminal(out), errTTY: isTerminal(errw)}
+	size := 64 << 10
+	if a.outTTY {
+		size = 16 // the least there is: who watches wants to see lines as they come
 	}
+	a.out = bufio.NewWriterSize(out, size)
+	return a
 }
 
 func (a *app) run(ctx context.Context, args []string) int {

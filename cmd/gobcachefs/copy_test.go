@@ -367,3 +367,18 @@ func tarLines(t *testing.T, r io.Reader) []string {
 }
 
 func stampOf(t time.Time) string { return fmt.Sprintf("%d.%09d", t.Unix(), t.Nanosecond()) }
+
+func TestPassphraseFD(t *testing.T) {
+	img := place(t, "encrypted")
+	var fds [2]int // not files, as the command closes what it was given
+	if err := unix.Pipe(fds[:]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(fds[1], []byte("correct horse battery staple")); err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fds[1])
+	if r := runCLI(context.Background(), "", nil, "ls", "--passphrase-fd", fmt.Sprint(fds[0]), img); r.code != 0 {
+		t.Errorf("--passphrase-fd: %s", r.err)
+	}
+}

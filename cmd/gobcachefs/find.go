@@ -36,7 +36,7 @@ func newFindCmd(a *app) *cobra.Command {
 	f := &findCmd{app: a, problems: problems{app: a}}
 	c := a.command(&cobra.Command{
 		Use:   "find [flags] DEV[:DEV]... [PATH]...",
-		Short: "Find files by name, type, size, time, owner, ...",
+		Short: "Find files by name, type, size, time, owner and more",
 		Long: "find prints the paths of the files that pass all the given tests; names of tests may also be written with a\n" +
 			"single dash, as in find(1). N is a number, +N more than it, -N less.",
 		Args: cobra.MinimumNArgs(1),
