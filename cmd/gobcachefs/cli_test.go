@@ -48,7 +48,8 @@ func place(t *testing.T, name string) string {
 // TestScripts runs the commands in testdata/scripts and compares what they print. Directives:
 //
 //	image NAME           $IMG are the devices of this golden image from here on; the rest is skipped if it is missing
-//	run [stdin=…] [NAME=VALUE]…   run the command lines of the input
+//	run [stdin=…] [NAME=VALUE]…   run the command lines of the input, with these variables in the environment
+//	run terse                     the same; what is on standard error, in words of other packages, is not compared
 //
 // $TMP is a directory. Output to standard error begins with "! ", and a last line tells exit codes other than 0.
 // With -rewrite the files are written anew.
@@ -68,17 +69,20 @@ func (s *script) step(t *testing.T, d *datadriven.TestData) string {
 		return ""
 	case "run":
 		env := map[string]string{}
-		stdin := ""
+		stdin, terse := "", false
 		for _, arg := range d.CmdArgs {
-			if arg.Key == "stdin" {
+			switch arg.Key {
+			case "stdin":
 				stdin = strings.Join(arg.Vals, " ")
-			} else {
+			case "terse":
+				terse = true
+			default:
 				env[arg.Key] = strings.Join(arg.Vals, " ")
 			}
 		}
 		var b strings.Builder
 		for _, line := range strings.Split(d.Input, "\n") {
-			b.WriteString(s.run(stdin, env, splitWords(line)))
+			b.WriteString(s.run(stdin, env, terse, splitWords(line)))
 		}
 		return b.String()
 	}
@@ -86,13 +90,16 @@ func (s *script) step(t *testing.T, d *datadriven.TestData) string {
 	return ""
 }
 
-func (s *script) run(stdin string, env map[string]string, args []string) string {
+func (s *script) run(stdin string, env map[string]string, terse bool, args []string) string {
 	for i := range args {
 		args[i] = strings.NewReplacer("$IMG", s.img, "$TMP", s.tmp).Replace(args[i])
 	}
 	r := runCLI(context.Background(), stdin, env, args...)
 	var b strings.Builder
-	b.WriteString(r.out)
+	if terse && r.err != "" {
+		r.err = "(errors)\n"
+	}
+	b.WriteString(strings.ReplaceAll(r.out, "\x00", "(null)"))
 	if r.out != "" && !strings.HasSuffix(r.out, "\n") {
 		b.WriteString("(no newline at the end)\n")
 	}

@@ -20,8 +20,8 @@ import (
 type cpCmd struct {
 	*app
 	fileFlags
-	resume, salvage, oneSubvol, verbose, noDereference bool
-	noPreserve                                         []string
+	resume, oneSubvol, verbose bool
+	noPreserve                 []string
 
 	fs       *bcachefs.FS
 	problems problems
@@ -51,7 +51,7 @@ func newCpCmd(a *app) *cobra.Command {
 	}, c.run)
 	f := cmd.Flags()
 	f.BoolVar(&c.resume, "resume", false, "keep files that are there with the same size and time, finish those that were begun")
-	f.BoolVar(&c.salvage, "salvage", false, "copy files that are partly unreadable too, with zeros for what is")
+	f.BoolVar(&c.openFlags.salvage, "salvage", false, "get all that can be got: files that are partly unreadable too, with zeros for what is; as -o salvage")
 	f.BoolVarP(&c.oneSubvol, "one-file-system", "x", false, "leave out the subvolumes and snapshots below")
 	f.BoolVarP(&c.verbose, "verbose", "v", false, "print the name of each file that is copied")
 	f.BoolP("recursive", "r", true, "accepted for the habit: directories are always copied whole")

@@ -61,10 +61,10 @@ func (c *cpCmd) content(ctx context.Context, n *node, out *os.File, from int64) 
 		return nil, err
 	}
 	defer f.Close()
-	r := &contentReader{f: f, salvage: c.salvage}
+	r := &contentReader{f: f, salvage: c.openFlags.salvage}
 	segs, err := dataSegments(f, from, n.stat.Size)
 	if err != nil {
-		if !c.salvage {
+		if !c.openFlags.salvage {
 			return nil, err
 		}
 		segs = []segment{{from, n.stat.Size}}

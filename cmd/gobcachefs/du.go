@@ -12,8 +12,8 @@ import (
 type duCmd struct {
 	*app
 	fileFlags
-	all, summary, total, apparent, bytes, human, json, countLinks bool
-	depth                                                         int
+	all, summary, total, apparent, bytes, human, json, countLinks, oneSubvol bool
+	depth                                                                    int
 
 	problems problems
 	seen     map[bcachefs.InodeID]bool // files with several names that were counted
@@ -51,6 +51,7 @@ func newDuCmd(a *app) *cobra.Command {
 	f.BoolVar(&d.apparent, "apparent-size", false, "add up sizes, not the space that is allocated")
 	f.BoolVarP(&d.bytes, "bytes", "b", false, "print bytes; implies --apparent-size")
 	f.BoolVarP(&d.countLinks, "count-links", "l", false, "count files with several names as often as they are met")
+	f.BoolVarP(&d.oneSubvol, "one-file-system", "x", false, "leave out the subvolumes and snapshots below")
 	f.IntVarP(&d.depth, "max-depth", "d", maxDepth, "print nothing deeper than `N` levels")
 	humanFlag(c, &d.human)
 	jsonFlag(c, &d.json)
@@ -115,7 +116,7 @@ func (d *duCmd) tree(ctx context.Context, f *bcachefs.FS, id bcachefs.InodeID, s
 			d.print(row)
 		}
 	}
-	w := walker{f: f, p: &d.problems}
+	w := walker{f: f, p: &d.problems, oneSubvol: d.oneSubvol}
 	w.fn = func(n *node) error {
 		row := duRow{Allocated: n.stat.Sectors * 512, Apparent: uint64(max(n.stat.Size, 0)), Files: 1}
 		if n.stat.Nlink > 1 && !n.stat.Mode.IsDir() && !d.countLinks {

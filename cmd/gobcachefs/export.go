@@ -18,10 +18,10 @@ import (
 type exportCmd struct {
 	*app
 	fileFlags
-	output             string
-	salvage, oneSubvol bool
-	noXattrs           bool
-	prefix             string
+	output    string
+	oneSubvol bool
+	noXattrs  bool
+	prefix    string
 
 	fs       *bcachefs.FS
 	tar      *tarWriter
@@ -45,7 +45,7 @@ func newExportCmd(a *app) *cobra.Command {
 	f := c.Flags()
 	f.StringVarP(&e.output, "output", "f", "-", "write to `FILE`")
 	f.StringVar(&e.prefix, "prefix", "", "put all names below `DIR`")
-	f.BoolVar(&e.salvage, "salvage", false, "of files that are partly unreadable write zeros for what is")
+	f.BoolVar(&e.openFlags.salvage, "salvage", false, "get all that can be got: files that are partly unreadable too, with zeros for what is; as -o salvage")
 	f.BoolVarP(&e.oneSubvol, "one-file-system", "x", false, "leave out the subvolumes and snapshots below")
 	f.BoolVar(&e.noXattrs, "no-xattrs", false, "leave out extended attributes and ACLs")
 	e.register(c)
@@ -195,7 +195,7 @@ func (e *exportCmd) file(ctx context.Context, n *node, h *tarHeader) (written bo
 	segs, err := dataSegments(f, 0, h.size)
 	if err != nil {
 		e.problems.add("export", n.path, err)
-		if !e.salvage {
+		if !e.openFlags.salvage {
 			return false, nil
 		}
 		segs = []segment{{0, h.size}}
@@ -208,7 +208,7 @@ func (e *exportCmd) file(ctx context.Context, n *node, h *tarHeader) (written bo
 		data += s.end - s.start
 	}
 	r := &contentReader{f: f, salvage: true}
-	if data <= chunkSize && !e.salvage {
+	if data <= chunkSize && !e.openFlags.salvage {
 		// Small enough to be read before anything is written of it.
 		r.salvage = false
 		content := make([]byte, 0, data)

@@ -26,6 +26,7 @@ type findCmd struct {
 	perm                        string
 	xattr                       string
 	empty, print0, json, list   bool
+	oneSubvol                   bool
 
 	fs       *bcachefs.FS
 	problems problems
@@ -58,6 +59,7 @@ func newFindCmd(a *app) *cobra.Command {
 	fl.BoolVar(&f.empty, "empty", false, "an empty file or directory")
 	fl.IntVar(&f.minDepth, "mindepth", 0, "no files less than `N` levels below a start")
 	fl.IntVar(&f.maxDepth, "maxdepth", maxDepth, "do not descend deeper than `N` levels")
+	fl.BoolVar(&f.oneSubvol, "xdev", false, "leave out the subvolumes and snapshots below")
 	fl.BoolVar(&f.print0, "print0", false, "end each path with a null byte")
 	fl.BoolVar(&f.list, "ls", false, "print what ls -l prints")
 	jsonFlag(c, &f.json)
@@ -67,7 +69,7 @@ func newFindCmd(a *app) *cobra.Command {
 
 // findTests are the flags that find(1) has with a single dash.
 var findTests = []string{"name", "iname", "path", "type", "size", "mtime", "newer", "inum", "uid", "gid", "links", "perm",
-	"xattr", "empty", "mindepth", "maxdepth", "print0", "ls"}
+	"xattr", "empty", "mindepth", "maxdepth", "xdev", "print0", "ls"}
 
 // findArgs gives the tests of find the second dash that flags have here.
 func findArgs(args []string) []string {
@@ -108,7 +110,9 @@ func (f *findCmd) run(ctx context.Context, args []string) error {
 				f.problems.add("find", start, err)
 				continue
 			}
-			if err := walk(ctx, f.fs, id, start, path.Base(start), &f.problems, func(n *node) error { return f.visit(ctx, n) }); err != nil {
+			w := walker{f: f.fs, p: &f.problems, oneSubvol: f.oneSubvol}
+			w.fn = func(n *node) error { return f.visit(ctx, n) }
+			if err := w.visit(ctx, id, start, path.Base(start), 0); err != nil {
 				return err
 			}
 		}

@@ -25,6 +25,7 @@ type openFlags struct {
 	passphraseFD   int
 	cache          string
 	quiet          bool
+	salvage        bool // as -o salvage; the flag --salvage of some commands
 }
 
 func (o *openFlags) register(f *pflag.FlagSet) {
@@ -41,6 +42,8 @@ func (o *openFlags) register(f *pflag.FlagSet) {
 type mountOptions struct {
 	degraded, veryDegraded bool
 	noRecovery             bool
+	salvage                bool
+	noSplitBrainCheck      bool
 	verbose                bool
 	superblockSector       uint64
 	subvol                 string
@@ -78,6 +81,10 @@ func parseMountOptions(lists []string) (mountOptions, error) {
 			m.veryDegraded = on
 		case "norecovery":
 			m.noRecovery = on
+		case "salvage":
+			m.salvage = on
+		case "no_splitbrain_check":
+			m.noSplitBrainCheck = on
 		case "verbose", "v":
 			m.verbose = on
 		case "rw":
@@ -157,13 +164,15 @@ func (o *openFlags) open(ctx context.Context, a *app, devices []string) (*bcache
 	}
 	where := strings.Join(devs, ":")
 	f, err := bcachefs.Open(ctx, devs, &bcachefs.OpenOptions{
-		Passphrase:       func(ctx context.Context) ([]byte, error) { return o.passphrase(ctx, a, where) },
-		Degraded:         m.degraded,
-		VeryDegraded:     m.veryDegraded,
-		NoRecovery:       m.noRecovery,
-		ScanDirs:         o.scan,
-		SuperblockSector: m.superblockSector,
-		NodeCacheBytes:   cache,
+		Passphrase:        func(ctx context.Context) ([]byte, error) { return o.passphrase(ctx, a, where) },
+		Degraded:          m.degraded,
+		VeryDegraded:      m.veryDegraded,
+		NoRecovery:        m.noRecovery,
+		Salvage:           m.salvage || o.salvage,
+		NoSplitBrainCheck: m.noSplitBrainCheck,
+		ScanDirs:          o.scan,
+		SuperblockSector:  m.superblockSector,
+		NodeCacheBytes:    cache,
 	})
 	if err != nil {
 		return nil, m, openError(where, err)
@@ -264,13 +273,15 @@ func (o *openFlags) openEngine(ctx context.Context, a *app, devices []string) (*
 	}
 	where := strings.Join(devs, ":")
 	f, err := engine.Open(ctx, devs, engine.Options{
-		Passphrase:     func(ctx context.Context) ([]byte, error) { return o.passphrase(ctx, a, where) },
-		Degraded:       m.degraded,
-		VeryDegraded:   m.veryDegraded,
-		NoRecovery:     m.noRecovery,
-		ScanDirs:       o.scan,
-		SBSector:       ondisk.Sector(m.superblockSector),
-		NodeCacheBytes: cache,
+		Passphrase:        func(ctx context.Context) ([]byte, error) { return o.passphrase(ctx, a, where) },
+		Degraded:          m.degraded,
+		VeryDegraded:      m.veryDegraded,
+		NoRecovery:        m.noRecovery,
+		Salvage:           m.salvage,
+		NoSplitBrainCheck: m.noSplitBrainCheck,
+		ScanDirs:          o.scan,
+		SBSector:          ondisk.Sector(m.superblockSector),
+		NodeCacheBytes:    cache,
 	})
 	if err != nil {
 		return nil, openError(where, err)

@@ -18,6 +18,8 @@ Options (-o, separated by commas)
   degraded            members may be missing as long as nothing else is
   very_degraded       data or metadata may be missing too; what is there can be read
   norecovery          ignore the journal: the trees as they lie on disk, which may be inconsistent
+  salvage             look for btree nodes that nothing points to any more, and use intact parts of damaged ones
+  no_splitbrain_check accept members that were written to without the others
   subvol=PATH         as --subvol
   snapshot=ID         as --snapshot
   sb=SECTOR           read the superblock at this sector, in units of 512 bytes

@@ -24,12 +24,6 @@ var errTooDeep = fmt.Errorf("directories are nested deeper than %d", maxDepth)
 // maxDirErrors bounds how many errors of one directory are reported.
 const maxDirErrors = 100
 
-// A fileError is about one file: what could not be done with it.
-type fileError struct {
-	what, path string
-	err        error
-}
-
 // problems reports errors about files one by one and remembers that there were some.
 type problems struct {
 	app   *app
@@ -115,13 +109,8 @@ type node struct {
 // errSkip makes walk leave out what is in a directory.
 var errSkip = errors.New("skip this directory")
 
-// walk calls fn for the inode at start and all below it, a directory before what is in it. Errors of reading go to p;
-// an error of fn other than errSkip ends the walk.
-func walk(ctx context.Context, f *bcachefs.FS, id bcachefs.InodeID, start, name string, p *problems, fn func(n *node) error) error {
-	w := walker{f: f, p: p, fn: fn}
-	return w.visit(ctx, id, start, name, 0)
-}
-
+// A walker calls fn for an inode and all below it, a directory before what is in it. Errors of reading go to p; an error of
+// fn other than errSkip ends the walk.
 type walker struct {
 	f     *bcachefs.FS
 	p     *problems
