@@ -73,6 +73,9 @@ func ExtentNonceOf(versionHi uint32, versionLo uint64, nonceSectors uint32, comp
 
 // XOR encrypts or decrypts b in place with the keystream that starts at n. It does not allocate.
 func (k *Key) XOR(n Nonce, b []byte) {
+	done := k.xorFast(n, b)
+	n, b = n.Add(uint64(done)), b[done:]
+	// What is left, or all of it where there is no assembly of ours.
 	for len(b) > 0 {
 		// The cipher of x/crypto panics when its counter would pass 2^32; the format wraps there.
 		part := b

@@ -222,7 +222,8 @@ func TestNoAllocation(t *testing.T) {
 	if n := testing.AllocsPerRun(10, func() { k.XOR(crypt.Nonce{}, b) }); n != 0 {
 		t.Errorf("XOR allocates %v times", n)
 	}
-	if n := testing.AllocsPerRun(10, func() { k.Poly1305(crypt.Nonce{}, b[:100], b[100:]) }); n != 0 {
+	if n := testing.AllocsPerRun(10, func() { k.Poly1305(crypt.Nonce{}, b[:100], b[100:]) }); n > 1 {
+		// One for the state where the library has no assembly, none else.
 		t.Errorf("Poly1305 allocates %v times", n)
 	}
 }
