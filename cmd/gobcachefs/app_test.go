@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 )
 
 // commands calls fn for each command that does something, with its name as typed.
@@ -193,6 +195,27 @@ func TestBadName(t *testing.T) {
 	for name, want := range map[string]bool{"": true, ".": true, "..": true, "a/b": true, "a\x00": true, "...": false, "a\nb": false} {
 		if badName(name) != want {
 			t.Errorf("%q: %v", name, !want)
+		}
+	}
+}
+
+// TestOutputNeverGoesToADevice asks for archives and copies over the image that they are made of.
+func TestOutputNeverGoesToADevice(t *testing.T) {
+	img := filepath.Join(t.TempDir(), "lines") // the name of a file in it
+	if err := os.Rename(golden.Find(t, "damage-base").UnpackCopy(t)[0], img); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"export", img, "-f", img}, {"cp", img, "/lines", img}, {"cp", img, "/", filepath.Dir(img)}} {
+		if r := runCLI(context.Background(), "", nil, args...); r.code != exitFailed || !strings.Contains(r.err, errIsDevice.Error()) {
+			t.Errorf("%v: exit %d, %q", args, r.code, r.err)
+		}
+		after, err := os.Stat(img)
+		if err != nil || !os.SameFile(before, after) || after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime()) {
+			t.Fatalf("%v: the image was changed", args)
 		}
 	}
 }

@@ -312,6 +312,9 @@ func (c *cpCmd) makeWay(rel string) error {
 	if st.IsDir() {
 		return fmt.Errorf("%s is there and a directory", rel)
 	}
+	if c.isDevice(st) {
+		return fmt.Errorf("%s is there: %w", rel, errIsDevice)
+	}
 	return c.root.Remove(rel)
 }
 

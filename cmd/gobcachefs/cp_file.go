@@ -18,6 +18,9 @@ func (c *cpCmd) file(ctx context.Context, n *node, rel string) error {
 	if err == nil && have.IsDir() {
 		return fmt.Errorf("%s is there and a directory", rel)
 	}
+	if err == nil && c.isDevice(have) {
+		return fmt.Errorf("%s is there: %w", rel, errIsDevice)
+	}
 	if c.resume && err == nil && have.Mode().IsRegular() && have.Size() == st.Size && have.ModTime().Equal(st.Mtime) {
 		c.bar.add(0, st.Size)
 		return nil

@@ -69,6 +69,9 @@ func (e *exportCmd) run(ctx context.Context, args []string) (err error) {
 		var w io.Writer = e.out
 		where := "standard output"
 		if e.output != "-" {
+			if st, err := os.Stat(e.output); err == nil && e.isDevice(st) {
+				return failedTodo("export", e.output, errIsDevice, "write the archive to another file")
+			}
 			f, err := os.Create(e.output)
 			if err != nil {
 				return failed("export", e.output, err)

@@ -26,6 +26,8 @@ type openFlags struct {
 	cache          string
 	quiet          bool
 	salvage        bool // as -o salvage; the flag --salvage of some commands
+
+	opened []os.FileInfo // the devices, which no output may go to
 }
 
 func (o *openFlags) register(f *pflag.FlagSet) {
@@ -148,13 +150,25 @@ func (o *openFlags) prepare(devices []string) (m mountOptions, devs []string, ca
 		return m, nil, 0, usagef("--passphrase-file and --passphrase-fd exclude each other")
 	}
 	for _, d := range devs {
-		if _, err := os.Stat(d); errors.Is(err, fs.ErrNotExist) {
+		st, err := os.Stat(d)
+		if errors.Is(err, fs.ErrNotExist) {
 			return m, nil, 0, failedTodo("open", d, errors.New("no such file or device"),
 				"give the devices of the filesystem as dev1:dev2")
+		}
+		if err == nil {
+			o.opened = append(o.opened, st)
 		}
 	}
 	return m, devs, cache, nil
 }
+
+// isDevice reports whether a file of this machine is a device of the filesystem that was opened.
+func (o *openFlags) isDevice(st os.FileInfo) bool {
+	return slices.ContainsFunc(o.opened, func(d os.FileInfo) bool { return os.SameFile(d, st) })
+}
+
+// errIsDevice keeps output from going where input comes from.
+var errIsDevice = errors.New("it is a device of the filesystem that is read")
 
 // open opens the filesystem on devices, as splitDevices takes them, and writes what was noticed to standard error.
 func (o *openFlags) open(ctx context.Context, a *app, devices []string) (*bcachefs.FS, mountOptions, error) {
