@@ -42,16 +42,28 @@ func decodeLZ4(dst, src []byte) (int, error) {
 		for s < srcShort && d < dstShort {
 			n = int(*(*byte)(unsafe.Add(sp, s)))
 			lit := n >> 4
-			if lit == lz4Extended {
-				break
+			s++
+			if lit != lz4Extended {
+				*(*[16]byte)(unsafe.Add(dp, d)) = *(*[16]byte)(unsafe.Add(sp, s))
+			} else {
+				lit += int(*(*byte)(unsafe.Add(sp, s)))
+				s++
+				if lit > 64 || srcShort-s < 64 || dstShort-d <= 64 {
+					s -= 2
+					break
+				}
+				lz4Copy64(unsafe.Add(dp, d), unsafe.Add(sp, s))
 			}
-			*(*[16]byte)(unsafe.Add(dp, d)) = *(*[16]byte)(unsafe.Add(sp, s+1))
 			d += lit
-			p := (*[2]byte)(unsafe.Add(sp, s+lit+1))
+			s += lit
+			p := (*[2]byte)(unsafe.Add(sp, s))
 			offset = int(p[0]) | int(p[1])<<8
-			s += lit + 3
+			s += 2
 			n &= 15
-			if n == lz4Extended || offset < 8 || offset > d {
+			if offset > d {
+				return s, errLZ4Offset
+			}
+			if n == lz4Extended || offset < 8 {
 				goto match
 			}
 			lz4Copy18(unsafe.Add(dp, d), unsafe.Add(dp, d-offset))
@@ -83,11 +95,7 @@ func decodeLZ4(dst, src []byte) (int, error) {
 				return s, errLZ4Long
 			}
 			if lit <= 64 && len(src)-s >= 64 && len(dst)-d >= 64 {
-				to, from := unsafe.Add(dp, d), unsafe.Add(sp, s)
-				*(*[16]byte)(to) = *(*[16]byte)(from)
-				*(*[16]byte)(unsafe.Add(to, 16)) = *(*[16]byte)(unsafe.Add(from, 16))
-				*(*[16]byte)(unsafe.Add(to, 32)) = *(*[16]byte)(unsafe.Add(from, 32))
-				*(*[16]byte)(unsafe.Add(to, 48)) = *(*[16]byte)(unsafe.Add(from, 48))
+				lz4Copy64(unsafe.Add(dp, d), unsafe.Add(sp, s))
 			} else {
 				copy(dst[d:d+lit], src[s:s+lit])
 			}
@@ -109,8 +117,16 @@ func decodeLZ4(dst, src []byte) (int, error) {
 			return s, errLZ4Offset
 		}
 		if n == lz4Extended {
-			if n, s = lz4Length(n, src, s, len(dst)); s > len(src) {
+			if s >= len(src) {
 				return s, errLZ4Short
+			}
+			more := src[s]
+			s++
+			n += int(more)
+			if more == 255 {
+				if n, s = lz4Length(n, src, s, len(dst)); s > len(src) {
+					return s, errLZ4Short
+				}
 			}
 		}
 		n += lz4MinMatch
@@ -120,6 +136,8 @@ func decodeLZ4(dst, src []byte) (int, error) {
 		if offset >= 8 && n <= lz4ShortMatch && len(dst)-d >= lz4ShortMatch {
 			// A fixed size, because a loop would end after one or two rounds, which the processor cannot predict.
 			lz4Copy18(unsafe.Add(dp, d), unsafe.Add(dp, d-offset))
+		} else if offset >= 16 && n <= 64 && len(dst)-d >= 64 {
+			lz4Copy64(unsafe.Add(dp, d), unsafe.Add(dp, d-offset))
 		} else {
 			lz4CopyMatch(dst, d, offset, n)
 		}
@@ -136,6 +154,14 @@ func lz4Copy18(to, from unsafe.Pointer) {
 	*(*[2]byte)(unsafe.Add(to, 16)) = *(*[2]byte)(unsafe.Add(from, 16))
 }
 
+// lz4Copy64 copies literals, or a match from 16 or more bytes before to, in ascending order.
+func lz4Copy64(to, from unsafe.Pointer) {
+	*(*[16]byte)(to) = *(*[16]byte)(from)
+	*(*[16]byte)(unsafe.Add(to, 16)) = *(*[16]byte)(unsafe.Add(from, 16))
+	*(*[16]byte)(unsafe.Add(to, 32)) = *(*[16]byte)(unsafe.Add(from, 32))
+	*(*[16]byte)(unsafe.Add(to, 48)) = *(*[16]byte)(unsafe.Add(from, 48))
+}
+
 // lz4CopyMatch copies n bytes within dst from offset bytes before d to d; both ranges are inside dst and may overlap, in
 // which case the bytes between repeat.
 func lz4CopyMatch(dst []byte, d, offset, n int) {
@@ -150,8 +176,24 @@ func lz4CopyMatch(dst []byte, d, offset, n int) {
 		for i := 0; i < n; i += 8 {
 			*(*[8]byte)(unsafe.Add(to, i)) = *(*[8]byte)(unsafe.Add(from, i))
 		}
-	case offset == 1 && n > 16 && dst[d-1] == 0:
-		clear(dst[d : d+n])
+	case offset <= 4 && offset != 3 && n+7 <= room:
+		// A run of one number of 1, 2 or 4 bytes: stores alone, which need not wait for each other.
+		var pattern uint64
+		switch offset {
+		case 1:
+			pattern = uint64(dst[d-1]) * 0x0101010101010101
+		case 2:
+			pattern = uint64(binary.LittleEndian.Uint16(dst[d-2:])) * 0x0001000100010001
+		default:
+			pattern = uint64(binary.LittleEndian.Uint32(dst[d-4:])) * 0x0000000100000001
+		}
+		if pattern == 0 {
+			clear(dst[d : d+n])
+			return
+		}
+		for i := 0; i < n; i += 8 {
+			binary.LittleEndian.PutUint64(dst[d+i:], pattern)
+		}
 	case n <= 16:
 		for i := range n {
 			*(*byte)(unsafe.Add(to, i)) = *(*byte)(unsafe.Add(from, i))
