@@ -145,7 +145,7 @@ func (sc *nodeScan) look(ctx context.Context, m *Member, places []ondisk.Sector)
 
 func (sc *nodeScan) add(b []byte, h ondisk.NodeHeader, first ondisk.BsetHeader, at ondisk.NodeAddr) {
 	want := sc.fs.want
-	want.Btree, want.Salvage = ondisk.BtreeID(h.Btree()), true
+	want.Btree = ondisk.BtreeID(h.Btree())
 	want.Ptr = ondisk.BtreePtr{V2: true, Seq: first.Seq, Min: h.Min, Max: h.Max}
 	n, err := ondisk.DecodeNode(b, &want)
 	if err != nil {
