@@ -46,6 +46,12 @@ func TestRoundTrip(t *testing.T) {
 			if size > 65536 {
 				levels = levels[:1]
 			}
+			if testing.Short() {
+				if size > 65536 {
+					continue
+				}
+				levels = []int{0, 3}
+			}
 			for kind, data := range corpus(size) {
 				for _, level := range levels {
 					t.Run(fmt.Sprintf("%v:%d/%s/%d", typ, level, kind, size), func(t *testing.T) {
@@ -237,23 +243,6 @@ func TestConcurrent(t *testing.T) {
 					checkRoundTrip(t, typ, i%3, mixed(32768+g*testBlock), 32768)
 				}
 			})
-		}
-	}
-}
-
-func TestDecompressDoesNotAllocate(t *testing.T) {
-	data := text(65536)
-	for _, typ := range []Type{LZ4, Gzip, Zstd} {
-		blob := make([]byte, len(data))
-		n, _, _ := Compress(typ, 0, blob, data, testBlock)
-		dst := make([]byte, len(data))
-		// A run of the garbage collector may empty a pool, hence the tolerance.
-		if allocs := testing.AllocsPerRun(50, func() {
-			if err := Decompress(typ, dst, blob[:n]); err != nil {
-				t.Fatal(err)
-			}
-		}); allocs > 1 {
-			t.Errorf("%v allocates %v times", typ, allocs)
 		}
 	}
 }
