@@ -214,6 +214,7 @@ func TestWeigh(t *testing.T) {
 		{ondisk.DataUser, []uint8{0, 9}, 1, false, false, false}, // 9 was removed
 		{ondisk.DataParity, []uint8{0, 1, 2}, 2, false, false, true},
 		{ondisk.DataParity, []uint8{0, 1, 3}, 2, false, true, false},
+		{ondisk.DataUser, []uint8{1}, 0, false, false, true}, // in a stripe
 	} {
 		var l loss
 		fs.weigh(&l, tt.t, tt.devs, tt.required)

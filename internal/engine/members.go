@@ -142,7 +142,7 @@ func (fs *FS) weigh(l *loss, t ondisk.DataType, devs []uint8, required int) {
 	switch {
 	case online+gone == len(devs):
 		return
-	case online < max(required, 1):
+	case online < required: // 0: a stripe has the data too
 		if t < ondisk.DataUser {
 			l.metadata = true
 		} else {

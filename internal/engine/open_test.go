@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,6 +103,25 @@ func TestMissingMember(t *testing.T) {
 			fs = mustOpen(t, paths[:1], Options{VeryDegraded: true})
 			if !hasMessage(fs, "cannot be read") {
 				t.Errorf("%s: %q", name, fs.Messages())
+			}
+		}
+	})
+	t.Run("in a stripe", func(t *testing.T) {
+		for _, name := range []string{"newer/v1.31-ec", "newer/v1.39-ec", "newer/v1.39-ec-raid6"} {
+			paths := find(t, name).Unpack(t)
+			for i := range paths {
+				rest := slices.Delete(slices.Clone(paths), i, i+1)
+				fs := mustOpen(t, rest, Options{})
+				if len(fs.Missing()) != 1 || !hasMessage(fs, "missing", "everything can be read") {
+					t.Errorf("%s without device %d: %q", name, i, fs.Messages())
+				}
+			}
+			fs, err := Open(context.Background(), paths[:1], Options{OpenDevice: openUnwritable})
+			if !errors.Is(err, ErrDegraded) {
+				t.Errorf("%s with one device: %v", name, err)
+			}
+			if err == nil {
+				fs.Close()
 			}
 		}
 	})
@@ -332,6 +352,58 @@ func TestReplayOrder(t *testing.T) {
 		}
 		if last != sel.Flush {
 			t.Errorf("%s: last entry %d, want %d", name, last, sel.Flush)
+		}
+	}
+}
+
+// With Salvage, damaged images open too, and what is left of their nodes is read.
+func TestSalvage(t *testing.T) {
+	for _, img := range golden.Images(t) {
+		if !img.Damaged() {
+			continue
+		}
+		strict, err := openGolden(t, img, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fs, err := openGolden(t, img, Options{Salvage: true})
+		if err != nil {
+			t.Errorf("%v: %v", img, err)
+			continue
+		}
+		count := func(fs *FS) (n int) {
+			for id := range ondisk.NumBtrees {
+				for _, err := range fs.Reader.Keys(context.Background(), id, ondisk.PosMin, ondisk.SPosMax) {
+					if err == nil {
+						n++
+					}
+				}
+			}
+			return n
+		}
+		if a, b := count(strict), count(fs); b < a {
+			t.Errorf("%v: %d keys, %d without salvage", img, b, a)
+		}
+	}
+}
+
+// Without first superblock and layout, the copies are found where formatting puts them.
+func TestSuperblockCopies(t *testing.T) {
+	for _, name := range []string{"basic", "newer/v1.39-basic"} {
+		d, err := blockdev.LoadMemory(find(t, name).Unpack(t)[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.WriteAt(context.Background(), make([]byte, 4096), 7*ondisk.SectorSize); err != nil {
+			t.Fatal(err)
+		}
+		fs, err := openOn(t, Options{}, d)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if !hasMessage(fs, "superblock at sector 8") || !hasMessage(fs, "superblock layout at sector 7") || len(fs.Messages()) != 2 {
+			t.Errorf("%s: %q", name, fs.Messages())
 		}
 	}
 }

@@ -18,7 +18,6 @@ const (
 	sbFixedBytes   = 752
 	sbU64sAt       = 124
 	sbMaxBytes     = ondisk.SectorSize << 16
-	sbMaxCopies    = 61
 )
 
 // ErrNoSuperblock means that a device holds no bcachefs superblock that can be used.
@@ -51,6 +50,7 @@ func readSuper(ctx context.Context, dev blockdev.Device, only ondisk.Sector) (*s
 		return nil, ctx.Err()
 	}
 	var places []ondisk.Sector
+	guessed := false
 	if firstErr == nil {
 		r.Superblock, r.sector = first, sbSector
 		places = first.Layout.Sectors()
@@ -61,10 +61,9 @@ func readSuper(ctx context.Context, dev blockdev.Device, only ondisk.Sector) (*s
 			places = layout.Sectors()
 		} else {
 			r.note("superblock layout at sector %d: %v", sbLayoutSector, err)
-			places = usualPlaces(dev.Size())
+			places, guessed = usualPlaces(dev.Size()), true
 		}
 	}
-	damaged := 0
 	for _, at := range places {
 		if at == sbSector {
 			continue
@@ -73,11 +72,9 @@ func readSuper(ctx context.Context, dev blockdev.Device, only ondisk.Sector) (*s
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case err != nil && guessed: // no wonder
 		case err != nil:
-			if firstErr == nil || len(places) <= sbMaxCopies {
-				damaged++
-				r.note("superblock at sector %d: %v", at, err)
-			}
+			r.note("superblock at sector %d: %v", at, err)
 		case r.Superblock == nil || sb.Seq > r.Seq:
 			r.Superblock, r.sector = sb, at
 		}
