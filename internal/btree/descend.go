@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/go-bcachefs/bcachefs/internal/journal"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
@@ -153,7 +154,7 @@ func (r *Reader) descendLeaves(ctx context.Context, btree ondisk.BtreeID, level 
 	if level > 0 {
 		return false, nil
 	}
-	at.siblings.seek(nil, after(r.roots[btree].Leaves, p), p, ondisk.SPosMax)
+	at.siblings.seek(nil, journal.KeysFrom(r.roots[btree].Leaves, p), p, ondisk.SPosMax)
 	if err := at.choose(btree, 0, p); err != nil {
 		return false, err
 	}
@@ -166,18 +167,4 @@ func (r *Reader) descendLeaves(ctx context.Context, btree ondisk.BtreeID, level 
 	}
 	at.max = at.child.key.Pos
 	return true, nil
-}
-
-// after returns the keys at p and behind.
-func after(keys []ondisk.Key, p ondisk.Pos) []ondisk.Key {
-	lo, hi := 0, len(keys)
-	for lo < hi {
-		mid := int(uint(lo+hi) >> 1)
-		if keys[mid].Pos.Less(p) {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
-	}
-	return keys[lo:]
 }

@@ -33,7 +33,7 @@ func (o *Overlay) Keys(btree ondisk.BtreeID, level uint8) []ondisk.Key {
 
 // From returns the keys of one level of a btree whose positions are p or greater.
 func (o *Overlay) From(btree ondisk.BtreeID, level uint8, p ondisk.Pos) []ondisk.Key {
-	return after(o.Keys(btree, level), p)
+	return KeysFrom(o.Keys(btree, level), p)
 }
 
 // Deltas returns the accounting keys in order of position and, for one position, of version. Each is to be added to the
@@ -46,7 +46,7 @@ func (o *Overlay) Deltas() []ondisk.Key {
 }
 
 // DeltasFrom returns the accounting deltas at p and behind.
-func (o *Overlay) DeltasFrom(p ondisk.Pos) []ondisk.Key { return after(o.Deltas(), p) }
+func (o *Overlay) DeltasFrom(p ondisk.Pos) []ondisk.Key { return KeysFrom(o.Deltas(), p) }
 
 // Len is the number of keys and deltas held.
 func (o *Overlay) Len() int {
@@ -56,8 +56,9 @@ func (o *Overlay) Len() int {
 	return o.count
 }
 
-// after is a binary search without closure, as it runs on each lookup.
-func after(keys []ondisk.Key, p ondisk.Pos) []ondisk.Key {
+// KeysFrom returns those of keys, which are sorted, that are at p or behind. It is a binary search without closure, as it runs on
+// each lookup.
+func KeysFrom(keys []ondisk.Key, p ondisk.Pos) []ondisk.Key {
 	lo, hi := 0, len(keys)
 	for lo < hi {
 		mid := int(uint(lo+hi) >> 1)
