@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
 // splitDevices turns arguments into paths: each is a path, or several joined by colons as mount(8) takes them. A colon that
@@ -69,6 +70,14 @@ func openAll(ctx context.Context, paths []string, opts *Options) (all []*found, 
 		}
 	}()
 	for _, path := range paths {
+		if id, ok := strings.CutPrefix(path, "UUID="); ok {
+			more, err := openByUUID(ctx, id, all, opts)
+			if err != nil {
+				return all, err
+			}
+			all = append(all, more...)
+			continue
+		}
 		f, err := openOne(ctx, path, opts)
 		if err != nil {
 			return all, err
@@ -77,6 +86,21 @@ func openAll(ctx context.Context, paths []string, opts *Options) (all []*found, 
 		all = append(all, f)
 	}
 	return all, nil
+}
+
+// openByUUID opens all devices there are of the filesystem with an external UUID, as in fstab(5).
+func openByUUID(ctx context.Context, id string, have []*found, opts *Options) ([]*found, error) {
+	uuid, err := ondisk.ParseUUID(id)
+	if err != nil {
+		return nil, err
+	}
+	scan := *opts
+	scan.NoScan = false
+	all, err := discover(ctx, have, &scan, func(sb *superRead) bool { return sb.UserUUID == uuid })
+	if err == nil && len(all) == 0 {
+		err = fmt.Errorf("no device holds a filesystem with UUID %v", uuid)
+	}
+	return all, err
 }
 
 func openOne(ctx context.Context, path string, opts *Options) (*found, error) {

@@ -16,8 +16,8 @@ import (
 // ErrPassphrase means that an encrypted filesystem cannot be opened for want of the right passphrase.
 var ErrPassphrase = crypt.ErrPassphrase
 
-// Open opens the filesystem on the given devices, for reading only. Each string is a path or several joined by colons. One
-// member is enough if the others can be found, see [Options].
+// Open opens the filesystem on the given devices, for reading only. Each string is a path, several joined by colons, or
+// UUID= and the external UUID of the filesystem. One member is enough if the others can be found, see [Options].
 func Open(ctx context.Context, devices []string, opts Options) (*FS, error) {
 	if opts.NodeCacheBytes <= 0 {
 		opts.NodeCacheBytes = DefaultNodeCacheBytes

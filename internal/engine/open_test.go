@@ -133,6 +133,20 @@ func TestMissingMember(t *testing.T) {
 			t.Errorf("missing %v; %q", fs.Missing(), fs.Messages())
 		}
 	})
+	t.Run("by uuid", func(t *testing.T) {
+		paths := find(t, "multi-targets").Unpack(t)
+		uuid := mustOpen(t, paths, Options{}).SB.UserUUID.String()
+		scan := append(find(t, "basic").Unpack(t), paths...)
+		fs := mustOpen(t, []string{"UUID=" + uuid}, Options{ScanDirs: scan})
+		if len(fs.Missing()) != 0 || len(fs.Members) != 3 {
+			t.Errorf("missing %v; %q", fs.Missing(), fs.Messages())
+		}
+		for _, arg := range []string{"UUID=" + strings.Repeat("0", 32), "UUID=x"} {
+			if _, err := Open(context.Background(), []string{arg}, Options{ScanDirs: scan, OpenDevice: openUnwritable}); err == nil {
+				t.Errorf("%s: no error", arg)
+			}
+		}
+	})
 	t.Run("joined by colons", func(t *testing.T) {
 		paths := find(t, "multi-targets").Unpack(t)
 		fs := mustOpen(t, []string{strings.Join(paths, ":")}, Options{})
