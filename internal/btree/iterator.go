@@ -238,11 +238,31 @@ func (r *Reader) KeysAt(ctx context.Context, btree ondisk.BtreeID, level uint8, 
 				}
 			case !ok:
 				return
-			case !yield(k, nil):
+			case !yield(k, nil) || !it.rest(yield):
 				return
 			}
 		}
 	}
+}
+
+// rest yields the keys of the node that are left, up to the last wanted, if there is nothing to merge them with; most of a walk
+// goes through here. It is false if yield was.
+func (it *Iterator) rest(yield func(ondisk.Key, error) bool) bool {
+	m := &it.keys
+	if !it.inNode || len(m.overlay) > 0 || it.isAccounting() && len(it.deltas) > 0 {
+		return true
+	}
+	for m.i < m.n {
+		k := m.node.Key(m.i)
+		if it.last.Less(k.Pos) {
+			break
+		}
+		m.i++
+		if !yield(k, nil) {
+			return false
+		}
+	}
+	return true
 }
 
 // goesOn reports whether iteration up to to goes on after err.
