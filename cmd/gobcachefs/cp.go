@@ -27,6 +27,7 @@ type cpCmd struct {
 	problems problems
 	bar      *progressBar
 	root     *os.Root                    // of the destination: nothing outside of it is touched
+	dest     destDir                     // the directory in it that was written to last
 	links    map[bcachefs.InodeID]string // first copy of files with several names, relative to root
 	skip     metaKinds                   // metadata that is not wanted
 	missed   metaKinds                   // metadata that could not be set for want of rights or support
@@ -115,6 +116,7 @@ func (c *cpCmd) copyAll(ctx context.Context, v *bcachefs.View, sources []string,
 		return failedTodo("cp", rootDir, err, "make the directory first")
 	}
 	defer c.root.Close()
+	defer c.closeDest()
 
 	type job struct {
 		id       bcachefs.InodeID
@@ -243,11 +245,14 @@ func (c *cpCmd) node(ctx context.Context, n *node, rel string) error {
 
 // dir makes a directory, or takes one that is there, that its owner can write to until it is done.
 func (c *cpCmd) dir(rel string) error {
-	err := c.root.Mkdir(rel, 0o700)
-	if err == nil {
+	d, name, err := c.parent(rel)
+	if err != nil {
+		return err
+	}
+	if err = d.root.Mkdir(name, 0o700); err == nil {
 		return nil
 	}
-	st, serr := c.root.Lstat(rel)
+	st, serr := d.root.Lstat(name)
 	if serr != nil {
 		return err
 	}
@@ -255,7 +260,7 @@ func (c *cpCmd) dir(rel string) error {
 		return fmt.Errorf("%s is there and no directory", rel)
 	}
 	if st.Mode()&0o700 != 0o700 {
-		return c.root.Chmod(rel, st.Mode().Perm()|0o700)
+		return d.root.Chmod(name, st.Mode().Perm()|0o700)
 	}
 	return nil
 }
@@ -277,11 +282,15 @@ func (c *cpCmd) symlink(ctx context.Context, n *node, rel string) error {
 	if err != nil {
 		return err
 	}
-	if have, err := c.root.Readlink(rel); err != nil || have != target {
+	d, name, err := c.parent(rel)
+	if err != nil {
+		return err
+	}
+	if have, err := d.root.Readlink(name); err != nil || have != target {
 		if err := c.makeWay(rel); err != nil {
 			return err
 		}
-		if err := c.root.Symlink(target, rel); err != nil {
+		if err := d.root.Symlink(target, name); err != nil {
 			return err
 		}
 	}
@@ -292,12 +301,11 @@ func (c *cpCmd) special(ctx context.Context, n *node, rel string) error {
 	if err := c.makeWay(rel); err != nil {
 		return err
 	}
-	dir, err := c.root.Open(path.Dir(rel))
+	d, name, err := c.parent(rel)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	if err := makeNode(dir, path.Base(rel), n.stat); err != nil {
+	if err := makeNode(d.file, name, n.stat); err != nil {
 		return err
 	}
 	return c.setMeta(ctx, n, rel)
@@ -305,7 +313,11 @@ func (c *cpCmd) special(ctx context.Context, n *node, rel string) error {
 
 // makeWay removes what is at rel unless it is a directory.
 func (c *cpCmd) makeWay(rel string) error {
-	st, err := c.root.Lstat(rel)
+	d, name, err := c.parent(rel)
+	if err != nil {
+		return err
+	}
+	st, err := d.root.Lstat(name)
 	if err != nil {
 		return nil
 	}
@@ -315,7 +327,7 @@ func (c *cpCmd) makeWay(rel string) error {
 	if c.isDevice(st) {
 		return fmt.Errorf("%s is there: %w", rel, errIsDevice)
 	}
-	return c.root.Remove(rel)
+	return d.root.Remove(name)
 }
 
 // setMeta gives the copy at rel the owner, permissions, times and attributes of the inode.
@@ -325,12 +337,11 @@ func (c *cpCmd) setMeta(ctx context.Context, n *node, rel string) error {
 	if !c.skip.xattrs {
 		attrs, errs = fileXattrs(ctx, c.fs, n.stat.ID)
 	}
-	dir, err := c.root.Open(path.Dir(rel))
+	d, name, err := c.parent(rel)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	errs = append(errs, applyMeta(c.root, dir, rel, n.stat, attrs, c.skip, &c.missed)...)
+	errs = append(errs, applyMeta(d, name, n.stat, attrs, c.skip, &c.missed)...)
 	if len(errs) == 0 {
 		return nil
 	}

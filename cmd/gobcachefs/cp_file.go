@@ -14,7 +14,11 @@ var errDestination = errors.New("cannot write")
 // file copies a regular file. It is written under another name, which tells what it will be, and renamed when it is whole.
 func (c *cpCmd) file(ctx context.Context, n *node, rel string) error {
 	st := n.stat
-	have, err := c.root.Lstat(rel)
+	d, name, err := c.parent(rel)
+	if err != nil {
+		return err
+	}
+	have, err := d.root.Lstat(name)
 	if err == nil && have.IsDir() {
 		return fmt.Errorf("%s is there and a directory", rel)
 	}
@@ -25,16 +29,18 @@ func (c *cpCmd) file(ctx context.Context, n *node, rel string) error {
 		c.bar.add(0, st.Size)
 		return nil
 	}
-	part := path.Join(path.Dir(rel), fmt.Sprintf(".gobcachefs-part-%d-%d-%x", st.ID.Subvol, st.ID.Inum, st.Mtime.UnixNano()))
+	part := fmt.Sprintf(".gobcachefs-part-%d-%d-%x", st.ID.Subvol, st.ID.Inum, st.Mtime.UnixNano())
 	from := int64(0)
 	if c.resume {
-		if p, err := c.root.Lstat(part); err == nil && p.Mode().IsRegular() && p.Size() <= st.Size {
+		if p, err := d.root.Lstat(part); err == nil && p.Mode().IsRegular() && p.Size() <= st.Size {
 			from = p.Size() / chunkSize * chunkSize // the last chunk may not be whole
 		}
-	} else if err := c.root.Remove(part); err != nil && !os.IsNotExist(err) {
-		return err
 	}
-	out, err := c.root.OpenFile(part, os.O_WRONLY|os.O_CREATE, 0o600)
+	flags := os.O_WRONLY | os.O_CREATE
+	if from == 0 {
+		flags |= os.O_TRUNC
+	}
+	out, err := d.root.OpenFile(part, flags, 0o600)
 	if err != nil {
 		return err
 	}
@@ -43,16 +49,16 @@ func (c *cpCmd) file(ctx context.Context, n *node, rel string) error {
 		err = fmt.Errorf("%w: %w", errDestination, cerr)
 	}
 	if err == nil {
-		err = c.setMeta(ctx, n, part)
+		err = c.setMeta(ctx, n, path.Join(path.Dir(rel), part))
 	}
 	if err == nil {
-		err = c.root.Rename(part, rel)
+		err = d.root.Rename(part, name)
 	}
 	switch {
 	case err == nil:
 		return lost // complete, but for what had to be replaced
 	case !fatal(err):
-		return errors.Join(err, c.root.Remove(part)) // of no use to --resume
+		return errors.Join(err, d.root.Remove(part)) // of no use to --resume
 	}
 	return err
 }

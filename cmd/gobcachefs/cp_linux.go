@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,10 +21,10 @@ func makeNode(dir *os.File, name string, st *bcachefs.Stat) error {
 	return nil
 }
 
-// applyMeta sets owner, permissions, extended attributes and times of the file rel, whose directory dir is, in the order
-// in which each keeps what the ones before have set. What only root may set, or the filesystem cannot hold, goes to missed.
-func applyMeta(_ *os.Root, dir *os.File, rel string, st *bcachefs.Stat, attrs map[string]string, skip metaKinds, missed *metaKinds) []error {
-	fd, name := int(dir.Fd()), path.Base(rel)
+// applyMeta sets owner, permissions, extended attributes and times of a file in a directory, in the order in which each
+// keeps what the ones before have set. What only root may set, or the filesystem cannot hold, goes to missed.
+func applyMeta(d *destDir, name string, st *bcachefs.Stat, attrs map[string]string, skip metaKinds, missed *metaKinds) []error {
+	fd := int(d.file.Fd())
 	link := st.Mode&fs.ModeSymlink != 0
 	var errs []error
 	note := func(what string, flag *bool, err error) {

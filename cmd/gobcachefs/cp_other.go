@@ -17,12 +17,12 @@ func makeNode(_ *os.File, _ string, st *bcachefs.Stat) error {
 	return fmt.Errorf("a %s cannot be made on %s", fileKind(st.Mode), runtime.GOOS)
 }
 
-// applyMeta sets owner, permissions and times of the file rel. What cannot be set here goes to missed.
-func applyMeta(root *os.Root, _ *os.File, rel string, st *bcachefs.Stat, attrs map[string]string, skip metaKinds, missed *metaKinds) []error {
+// applyMeta sets owner, permissions and times of a file in a directory. What cannot be set here goes to missed.
+func applyMeta(d *destDir, name string, st *bcachefs.Stat, attrs map[string]string, skip metaKinds, missed *metaKinds) []error {
 	if len(attrs) > 0 {
 		missed.xattrs = true
 	}
-	if !skip.owner && root.Lchown(rel, int(st.UID), int(st.GID)) != nil {
+	if !skip.owner && d.root.Lchown(name, int(st.UID), int(st.GID)) != nil {
 		missed.owner = true
 	}
 	if st.Mode&fs.ModeSymlink != 0 {
@@ -34,7 +34,7 @@ func applyMeta(root *os.Root, _ *os.File, rel string, st *bcachefs.Stat, attrs m
 		if !missed.owner && !skip.owner {
 			mode |= st.Mode & (fs.ModeSetuid | fs.ModeSetgid)
 		}
-		if err := root.Chmod(rel, mode); err != nil {
+		if err := d.root.Chmod(name, mode); err != nil {
 			if !errors.Is(err, fs.ErrPermission) {
 				errs = append(errs, err)
 			}
@@ -42,7 +42,7 @@ func applyMeta(root *os.Root, _ *os.File, rel string, st *bcachefs.Stat, attrs m
 		}
 	}
 	if !skip.times {
-		if err := root.Chtimes(rel, st.Atime, st.Mtime); err != nil {
+		if err := d.root.Chtimes(name, st.Atime, st.Mtime); err != nil {
 			errs = append(errs, err)
 		}
 	}

@@ -46,6 +46,7 @@ func newFSUsageCmd(a *app) *cobra.Command {
 	f := c.Flags()
 	f.StringSliceVarP(&u.fields, "fields", "f", nil, "also print these `FIELDS`: replicas, btree, compression, devices")
 	f.BoolVarP(&u.all, "all", "a", false, "print all fields")
+	f.Bool("mapper-names", false, "accepted for the habit: devices are called as they were given")
 	humanFlag(c, &u.human)
 	jsonFlag(c, &u.json)
 	u.register(f)

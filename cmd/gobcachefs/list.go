@@ -56,6 +56,8 @@ func newListCmd(a *app) *cobra.Command {
 	f.StringVarP(&l.start, "start", "s", "POS_MIN", "first position")
 	f.StringVarP(&l.end, "end", "e", "SPOS_MAX", "last position")
 	f.BoolVarP(&l.fsck, "fsck", "f", false, "accepted for the habit: the journal is always taken into account, but for -o norecovery")
+	f.BoolP("verbose", "v", false, "accepted for the habit: what was noticed when opening is always told, but for -q")
+	f.StringP("colorize", "c", "", "accepted for the habit: nothing is colored")
 	jsonFlag(c, &l.json)
 	l.register(f)
 	c.RegisterFlagCompletionFunc("btree", cobra.FixedCompletions(btreeNames(), cobra.ShellCompDirectiveNoFileComp))
