@@ -25,7 +25,7 @@ type listJournalCmd struct {
 	seq                                                                      string
 	btreeArg, transactionArg, bkeyVal                                        string
 	keyArgs                                                                  []string
-	verbose, color, json                                                     bool
+	verbose, json                                                            bool
 
 	firstSeq, lastSeq uint64
 	fs                *engine.FS
