@@ -28,6 +28,7 @@ type Option struct {
 	word, lo, hi int // where in the flags; word -1 is the block size
 	hiWord, hiLo int // of the level of a compression option
 	names        []string
+	min, max     uint64 // values that it may have, as [Superblock.Option] returns them; max 0 bounds nothing
 }
 
 var (
@@ -45,17 +46,17 @@ func minor(n uint16) MetadataVersion { return MetadataVersion(1<<10 | n) }
 // options is the table of all stored options, in the order in which the reference prints them.
 var options = []Option{
 	{Name: "block_size", kind: optSectors, word: -1},
-	{Name: "btree_node_size", kind: optSectors, word: 0, lo: 12, hi: 28},
+	{Name: "btree_node_size", kind: optSectors, word: 0, lo: 12, hi: 28, min: 512, max: maxNodeBytes},
 	{Name: "errors", kind: optEnum, word: 0, lo: 8, hi: 12, names: errorActions},
-	{Name: "write_error_timeout", Since: minor(25), word: 6, lo: 4, hi: 14},
-	{Name: "metadata_replicas", word: 0, lo: 48, hi: 52},
-	{Name: "data_replicas", word: 0, lo: 52, hi: 56},
-	{Name: "metadata_replicas_required", Until: minor(14), word: 1, lo: 20, hi: 24},
-	{Name: "data_replicas_required", Until: minor(14), word: 1, lo: 24, hi: 28},
-	{Name: "encoded_extent_max", kind: optSectors2, word: 1, lo: 14, hi: 20},
+	{Name: "write_error_timeout", Since: minor(25), word: 6, lo: 4, hi: 14, min: 1, max: 300},
+	{Name: "metadata_replicas", word: 0, lo: 48, hi: 52, min: 1, max: 4},
+	{Name: "data_replicas", word: 0, lo: 52, hi: 56, min: 1, max: 4},
+	{Name: "metadata_replicas_required", Until: minor(14), word: 1, lo: 20, hi: 24, min: 1, max: 3},
+	{Name: "data_replicas_required", Until: minor(14), word: 1, lo: 24, hi: 28, min: 1, max: 3},
+	{Name: "encoded_extent_max", kind: optSectors2, word: 1, lo: 14, hi: 20, min: 4096, max: 2 << 20},
 	{Name: "metadata_checksum", kind: optEnum, word: 0, lo: 40, hi: 44, names: csumOptions},
 	{Name: "data_checksum", kind: optEnum, word: 0, lo: 44, hi: 48, names: csumOptions},
-	{Name: "checksum_err_retry_nr", Since: minor(25), word: 6, lo: 14, hi: 20},
+	{Name: "checksum_err_retry_nr", Since: minor(25), word: 6, lo: 14, hi: 20, max: 32},
 	{Name: "compression", kind: optCompression, word: 1, lo: 4, hi: 8, hiWord: 4, hiLo: 56},
 	{Name: "background_compression", kind: optCompression, word: 2, lo: 0, hi: 4, hiWord: 4, hiLo: 60},
 	{Name: "str_hash", kind: optEnum, word: 1, lo: 0, hi: 4, names: strHashOptions},
@@ -64,15 +65,15 @@ var options = []Option{
 	{Name: "background_target", kind: optTarget, word: 1, lo: 52, hi: 64},
 	{Name: "promote_target", kind: optTarget, word: 1, lo: 28, hi: 40},
 	{Name: "erasure_code", kind: optBool, word: 3, lo: 0, hi: 16},
-	{Name: "ec_max_data_blocks", Since: minor(38), word: 6, lo: 50, hi: 58},
+	{Name: "ec_max_data_blocks", Since: minor(38), word: 6, lo: 50, hi: 58, max: 15},
 	{Name: "casefold", Since: minor(25), kind: optBool, word: 6, lo: 22, hi: 23},
 	{Name: "inodes_32bit", kind: optBool, word: 1, lo: 8, hi: 9},
 	{Name: "shard_inode_numbers", Until: minor(18), kind: optBool, word: 3, lo: 28, hi: 29},
 	{Name: "shard_inode_numbers_bits", Since: minor(18), word: 6, lo: 0, hi: 4},
 	{Name: "inodes_use_key_cache", Until: minor(32), kind: optBool, word: 3, lo: 29, hi: 30},
-	{Name: "gc_reserve_percent", word: 0, lo: 28, hi: 33},
+	{Name: "gc_reserve_percent", word: 0, lo: 28, hi: 33, min: 5, max: 20},
 	{Name: "gc_reserve_bytes", kind: optSectors, word: 2, lo: 4, hi: 64},
-	{Name: "root_reserve_percent", word: 0, lo: 33, hi: 40},
+	{Name: "root_reserve_percent", word: 0, lo: 33, hi: 40, max: 100},
 	{Name: "wide_macs", kind: optBool, word: 1, lo: 9, hi: 10},
 	{Name: "promote_whole_extents", kind: optBool, word: 0, lo: 63, hi: 64},
 	{Name: "acl", kind: optBool, word: 0, lo: 56, hi: 57},
@@ -80,13 +81,13 @@ var options = []Option{
 	{Name: "grpquota", kind: optBool, word: 0, lo: 58, hi: 59},
 	{Name: "prjquota", kind: optBool, word: 0, lo: 59, hi: 60},
 	{Name: "degraded", Since: minor(25), kind: optEnum, word: 6, lo: 20, hi: 22, names: degradedOptions},
-	{Name: "journal_flush_delay", word: 3, lo: 30, hi: 62},
+	{Name: "journal_flush_delay", word: 3, lo: 30, hi: 62, min: 1, max: 1<<32 - 2},
 	{Name: "journal_flush_disabled", kind: optBool, word: 3, lo: 62, hi: 63},
-	{Name: "journal_reclaim_delay", word: 4, lo: 0, hi: 32},
+	{Name: "journal_reclaim_delay", word: 4, lo: 0, hi: 32, max: 1<<32 - 2},
 	{Name: "move_writes_fua", Since: minor(38), kind: optBool, word: 6, lo: 58, hi: 59},
 	{Name: "writeback_timeout", Since: minor(33), word: 6, lo: 24, hi: 40},
 	{Name: "journal_transaction_names", kind: optBool, word: 4, lo: 32, hi: 33},
-	{Name: "allocator_stuck_timeout", word: 5, lo: 16, hi: 32},
+	{Name: "allocator_stuck_timeout", word: 5, lo: 16, hi: 32, max: 65534},
 	{Name: "version_upgrade", kind: optEnum, word: 4, lo: 54, hi: 56, names: upgradeOptions},
 	{Name: "nocow", kind: optBool, word: 4, lo: 33, hi: 34},
 	{Name: "reconcile_on_ac_only", Since: minor(27), kind: optBool, word: 6, lo: 23, hi: 24},
@@ -226,4 +227,38 @@ func (sb *Superblock) TargetText(t uint16) string {
 		return p
 	}
 	return fmt.Sprintf("invalid label %d", t-targetGroups)
+}
+
+// validateOptions checks that the options have values that they may have. One that must not be 0 may be so when read, for
+// then its default holds: who wrote the superblock did not know the option.
+func (sb *Superblock) validateOptions(mode ValidateMode) error {
+	for _, o := range Options(sb.Version) {
+		v := sb.Option(o)
+		if v == 0 && mode == ValidateRead {
+			continue
+		}
+		if err := o.check(v); err != nil {
+			return fmt.Errorf("superblock: %w", err)
+		}
+	}
+	return nil
+}
+
+// check reports whether an option may have a value.
+func (o Option) check(v uint64) error {
+	most, ok := o.max, true
+	switch o.kind {
+	case optBool:
+		most = 1
+	case optEnum:
+		most = uint64(len(o.names) - 1)
+	case optCompression: // without compression there is no level
+		most, ok = 0xff, v&15 < uint64(len(compressOptions)) && (v&15 != 0 || v == 0)
+	case optSectors2:
+		ok = v&(v-1) == 0
+	}
+	if ok && v >= o.min && (most == 0 || v <= most) {
+		return nil
+	}
+	return fmt.Errorf("option %s: invalid value %d", o.Name, v)
 }

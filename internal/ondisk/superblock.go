@@ -192,7 +192,7 @@ func DecodeSuperblock(b []byte) (*Superblock, error) {
 	if err := sb.verify(b); err != nil {
 		return nil, err
 	}
-	return sb, sb.Validate()
+	return sb, sb.validateFixed()
 }
 
 // parseSuperblock takes a superblock apart, whatever its fields say.
@@ -319,8 +319,8 @@ func (sb *Superblock) Seal() ([]byte, error) {
 	return sb.Encode(), nil
 }
 
-// Validate checks the fields that make sense or not whoever reads them. Sections are validated by what decodes them.
-func (sb *Superblock) Validate() error {
+// validateFixed checks the fields that make sense or not whoever reads them, and the members.
+func (sb *Superblock) validateFixed() error {
 	bad := func(format string, args ...any) error { return fmt.Errorf("superblock: "+format, args...) }
 	switch {
 	case sb.VersionMin > sb.Version:

@@ -234,9 +234,14 @@ const (
 )
 
 func (sb *Superblock) checkMember(m *Member) error {
-	switch {
-	case !m.Alive():
+	if !m.Alive() {
 		return nil
+	}
+	return sb.checkGeometry(m)
+}
+
+func (sb *Superblock) checkGeometry(m *Member) error {
+	switch {
 	case m.NBuckets > maxBuckets:
 		return fmt.Errorf("%d buckets, want at most %d", m.NBuckets, maxBuckets)
 	case m.NBuckets < minBuckets+uint64(m.FirstBucket):

@@ -96,43 +96,15 @@ type SeqRange struct{ Start, End uint64 }
 // Journal returns the buckets of this device's journal as ranges, in the order of the ring.
 func (sb *Superblock) Journal() ([]SeqRange, error) {
 	var ranges []SeqRange
-	le := binary.LittleEndian
 	if v2 := sb.Section(SectionJournalV2); v2 != nil {
-		for ; len(v2) >= 16; v2 = v2[16:] {
-			r := SeqRange{le.Uint64(v2), le.Uint64(v2) + le.Uint64(v2[8:])}
-			ranges = append(ranges, r)
-		}
+		ranges = journalV2Ranges(v2)
 	} else {
-		for v1 := sb.Section(SectionJournal); len(v1) >= 8; v1 = v1[8:] {
-			ranges = append(ranges, SeqRange{le.Uint64(v1), le.Uint64(v1) + 1})
-		}
+		ranges = journalV1Ranges(sb.Section(SectionJournal))
 	}
-	return ranges, sb.checkJournal(ranges)
-}
-
-func (sb *Superblock) checkJournal(ranges []SeqRange) error {
-	recs, err := sb.memberRecords()
-	if err != nil {
-		return err
+	if err := sb.validateJournal(ranges); err != nil {
+		return ranges, fmt.Errorf("superblock: journal: %w", err)
 	}
-	m := decodeMember(recs[sb.DevIdx])
-	sorted := slices.SortedFunc(slices.Values(ranges), func(a, b SeqRange) int {
-		if a.Start < b.Start {
-			return -1
-		}
-		return 1
-	})
-	for i, r := range sorted {
-		switch {
-		case r.End <= r.Start:
-			return fmt.Errorf("superblock: journal: no buckets from %d on", r.Start)
-		case r.Start == 0 || r.Start < uint64(m.FirstBucket) || r.End > m.NBuckets:
-			return fmt.Errorf("superblock: journal: buckets %d to %d are not on a device of %d", r.Start, r.End-1, m.NBuckets)
-		case i > 0 && r.Start < sorted[i-1].End:
-			return fmt.Errorf("superblock: journal: bucket %d occurs twice", r.Start)
-		}
-	}
-	return nil
+	return ranges, nil
 }
 
 // Crypt holds the key of an encrypted filesystem (struct bch_sb_field_crypt).
