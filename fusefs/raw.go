@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -30,6 +31,10 @@ type raw struct {
 	snaps  *snapshotsDir // nil if not shown
 	inodes *inoTable
 	files  *fileCache
+
+	// partial has the status of the last thing that could not be read, by node, of each directory whose stream was begun
+	// and left something out.
+	partial sync.Map
 
 	ctx    context.Context // ends with the mount
 	cancel context.CancelFunc
@@ -123,7 +128,10 @@ func (r *raw) entry(id bcachefs.InodeID, out *fuse.EntryOut) fuse.Status {
 	return fuse.OK
 }
 
-func (r *raw) Forget(node, n uint64) { r.inodes.forget(node, n) }
+func (r *raw) Forget(node, n uint64) {
+	r.inodes.forget(node, n)
+	r.partial.Delete(node)
+}
 
 func (r *raw) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	out.SetTimeout(forever)

@@ -72,16 +72,20 @@ func (r *raw) readDir(in *fuse.ReadIn, add func(fuse.DirEntry, *bcachefs.InodeID
 	any := false
 	for e, err := range r.fsys.ReadDir(r.ctx, id, cookieOf(in.Offset)) {
 		if err != nil {
-			if any {
-				return fuse.OK // what came before is delivered; the next call starts here and reports it
-			}
-			return toStatus(err)
+			r.partial.Store(in.NodeId, toStatus(err))
+			continue
 		}
 		any = true
 		de := fuse.DirEntry{Mode: typeBits(e.Type), Name: e.Name, Ino: r.ino(e.ID), Off: streamOffset(e.Cookie)}
 		if !add(de, &e.ID) {
 			return fuse.OK
 		}
+	}
+	if any {
+		return fuse.OK // more is asked for then: what was left out is reported when nothing comes behind it
+	}
+	if st, ok := r.partial.LoadAndDelete(in.NodeId); ok {
+		return st.(fuse.Status)
 	}
 	return fuse.OK
 }

@@ -106,7 +106,7 @@ func (r *Reader) readNode(ctx context.Context, c *child) (*ondisk.Node, error) {
 	if err := rd.tryAll(ctx); err != nil {
 		return nil, err
 	}
-	if rd.best == nil && rd.salvageable && r.cfg.Want.Salvage {
+	if rd.best == nil && rd.salvageable && r.cfg.Want.Salvage && !holdsContents(c.btree, c.level) {
 		rd.want.Salvage = true
 		if err := rd.tryAll(ctx); err != nil {
 			return nil, err
@@ -124,6 +124,12 @@ func (r *Reader) readNode(ctx context.Context, c *child) (*ondisk.Node, error) {
 		return nil, &rd.failed
 	}
 	return nil, &permanentError{&rd.failed}
+}
+
+// holdsContents reports whether the keys of a node are, or lead to, what users stored: part of such a node, or one whose checksum is
+// wrong, could show other bytes than were written, or zeros in their place, and so is worse than none.
+func holdsContents(id ondisk.BtreeID, level uint8) bool {
+	return level == 0 && (id == ondisk.BtreeExtents || id == ondisk.BtreeReflink || id == ondisk.BtreeXattrs)
 }
 
 // nodeRead is the state of reading one node.
