@@ -17,7 +17,7 @@ var (
 	ErrNoData           = data.ErrNoData
 	ErrNotDir           = namei.ErrNotDir
 	ErrIsDir            = errors.New("is a directory")
-	ErrNotRegular       = errors.New("neither a file nor a directory")
+	ErrNotRegular       = errors.New("not a regular file")
 	ErrTooManyLinks     = namei.ErrTooManyLinks
 	ErrNameTooLong      = namei.ErrNameTooLong
 	ErrNoSubvolume      = namei.ErrNoSubvolume

@@ -77,13 +77,10 @@ func (f *File) Size() int64 { return f.stat.Size }
 
 func (f *File) pathError(op string, err error) error { return pathError(op, f.name, err) }
 
-// readable reports why there is nothing to read.
+// readable reports why there is nothing to read. Pipes, sockets and devices can be read and are empty.
 func (f *File) readable() error {
-	switch {
-	case f.stat.Mode.IsDir():
+	if f.stat.Mode.IsDir() {
 		return ErrIsDir
-	case !f.stat.Mode.IsRegular():
-		return ErrNotRegular
 	}
 	return nil
 }
