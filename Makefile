@@ -35,12 +35,25 @@ run: build fuse
 		echo "No mount on this system. What is in the image:"
 		exec ./gobcachefs ls -l dist/demo.img /
 	fi
-	echo "./gobcachefs mount dist/demo.img mnt"
-	./gobcachefs mount dist/demo.img mnt
+	unmount="umount mnt"; install="apt-get install fuse3"
+	if [ "$$(id -u)" != 0 ]; then unmount="fusermount3 -u mnt"; install="sudo apt-get install fuse3"; fi
+	mounted=no
+	if [ "$$(id -u)" = 0 ] || command -v fusermount3 >/dev/null; then
+		echo "./gobcachefs mount dist/demo.img mnt"
+		if ./gobcachefs mount dist/demo.img mnt; then mounted=yes; fi
+	fi
+	if [ $$mounted = no ]; then
+		echo "./gobcachefs ls -l dist/demo.img /"
+		./gobcachefs ls -l dist/demo.img /
+		echo
+		echo "This is what is in the image. Mounting it needs fusermount3 ($$install)" >&2
+		echo "and the right to use /dev/fuse; then run this again." >&2
+		exit 1
+	fi
 	echo "ls -l mnt"
 	ls -l mnt
 	echo
-	echo "Mounted read-only at ./mnt. To unmount: umount mnt   (or: fusermount3 -u mnt)"
+	echo "Mounted read-only at ./mnt. To unmount: $$unmount"
 
 test: gofmt vet fuse cross
 	echo "== go test"
@@ -67,11 +80,13 @@ lint: gofmt vet
 	fi
 
 build:
+	echo "== go build: ./gobcachefs"
 	$(GO) build -trimpath -o gobcachefs ./cmd/gobcachefs
 
 clean:
 	if grep -qs " $(CURDIR)/mnt " /proc/mounts; then
-		echo "./mnt is still mounted: umount mnt" >&2; exit 1
+		fusermount3 -u mnt 2>/dev/null || umount mnt || {
+			echo "./mnt is in use: leave it (or: fusermount3 -uz mnt), then run this again" >&2; exit 1; }
 	fi
 	rm -rf gobcachefs dist "$${BCACHEFS_GOLDEN_CACHE:-$${TMPDIR:-/tmp}/go-bcachefs-golden-$$(id -u)}"
 	if [ -d mnt ]; then rmdir mnt; fi
