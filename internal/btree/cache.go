@@ -117,6 +117,20 @@ func (c *cache) get(ctx context.Context, id nodeID, read func(context.Context) (
 	}
 }
 
+// claim makes the caller the one who reads id, if it is neither there nor being read; else it returns nil. The caller must
+// then call c.load.
+func (c *cache) claim(id nodeID) *load {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.find(id) != nil || c.inflight[id] != nil {
+		return nil
+	}
+	l := &load{done: make(chan struct{})}
+	c.inflight[id] = l
+	c.misses.Add(1)
+	return l
+}
+
 // permanentError marks an error that reading again would not cure.
 type permanentError struct{ err error }
 

@@ -185,7 +185,7 @@ func (it *Iterator) prefetch() {
 	}
 }
 
-// prefetch reads a node into the cache in the background; false if enough is going on already.
+// prefetch reads a node into the cache in the background, unless someone does; false if enough is going on already.
 func (r *Reader) prefetch(c child) bool {
 	if r.ctx.Err() != nil {
 		return false
@@ -195,10 +195,16 @@ func (r *Reader) prefetch(c child) bool {
 	default:
 		return false
 	}
+	id := c.id()
+	l := r.cache.claim(id)
+	if l == nil {
+		<-r.prefetches
+		return true
+	}
 	r.background.Go(func() {
 		defer func() { <-r.prefetches }()
 		// An error is met again, and reported, by whoever comes to the node.
-		_, _ = r.node(r.ctx, &c)
+		r.cache.load(r.ctx, id, l, func(ctx context.Context) (*ondisk.Node, error) { return r.readNode(ctx, &c) })
 	})
 	return true
 }

@@ -2,6 +2,8 @@ package btree
 
 import (
 	"context"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
@@ -23,6 +25,7 @@ type testTree struct {
 	seq   uint64
 	roots map[ondisk.BtreeID]Root
 	nodes map[uint64]ondisk.Key // by sequence number
+	mu    sync.Mutex            // for tests that count
 }
 
 func newTestTree(t testing.TB, devices int) *testTree {
@@ -161,4 +164,16 @@ func collect(t testing.TB, r *Reader, id ondisk.BtreeID, from, to ondisk.Pos) (k
 		keys = append(keys, k)
 	}
 	return keys, damage
+}
+
+// splitStacks returns what runtime.Stack says of each goroutine.
+func splitStacks(s string) []string { return strings.Split(s, "\n\n") }
+
+func containsAll(s string, parts ...string) bool {
+	for _, p := range parts {
+		if !strings.Contains(s, p) {
+			return false
+		}
+	}
+	return true
 }
