@@ -43,6 +43,8 @@ var (
 	ErrNoDevice    = errors.New("device is missing")
 	ErrBadPointer  = errors.New("invalid node pointer")
 	ErrUnreachable = errors.New("no replica can be read")
+	// ErrSnapshotLost means that a key may be visible or not: the table of snapshots has a gap where that would stand.
+	ErrSnapshotLost = errors.New("the snapshots above are not known")
 )
 
 // NodeError tells that a node cannot be used and which positions are unknown for that.
@@ -106,6 +108,8 @@ type Reader struct {
 	// IsAncestor tells whether a is b or an ancestor of it; nil until the snapshots were read, when every snapshot is
 	// its own only ancestor.
 	isAncestor func(a, b uint32) bool
+	// orphan tells of which snapshots not all ancestors are known.
+	orphan func(snapshot uint32) bool
 
 	prefetches chan struct{} // semaphore
 	background sync.WaitGroup
@@ -138,6 +142,12 @@ func NewReader(cfg Config) *Reader {
 // several goroutines.
 func (r *Reader) SetAncestor(isAncestor func(ancestor, descendant uint32) bool) {
 	r.isAncestor = isAncestor
+}
+
+// SetOrphan has reads in snapshots of which orphan is true fail with [ErrSnapshotLost] where they come to a key that may be
+// an ancestor's: what it says would else be missing without a word, as zeros in a file. It belongs to SetAncestor.
+func (r *Reader) SetOrphan(orphan func(snapshot uint32) bool) {
+	r.orphan = orphan
 }
 
 // SetRoot replaces the root of a btree. Like [Reader.SetAncestor] it belongs to opening.

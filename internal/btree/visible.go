@@ -2,6 +2,7 @@ package btree
 
 import (
 	"context"
+	"fmt"
 	"iter"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -30,6 +31,7 @@ type VisibleIterator struct {
 	snapshot uint32
 	filter   bool
 	extents  bool
+	orphan   bool // not all ancestors of snapshot are known
 
 	done    ondisk.Pos // slot last decided; valid if decided
 	decided bool
@@ -45,8 +47,15 @@ func (r *Reader) IterIn(btree ondisk.BtreeID, snapshot uint32, prefetch bool) *V
 }
 
 func (r *Reader) iterIn(btree ondisk.BtreeID, snapshot uint32, prefetch bool) VisibleIterator {
-	return VisibleIterator{it: r.iter(btree, IterOptions{Prefetch: prefetch}), snapshot: snapshot,
+	v := VisibleIterator{it: r.iter(btree, IterOptions{Prefetch: prefetch}), snapshot: snapshot,
 		filter: btree.Has(ondisk.BtreeHasSnapshots), extents: btree.Has(ondisk.BtreeIsExtents)}
+	v.orphan = v.filter && r.orphan != nil && r.orphan(snapshot)
+	return v
+}
+
+// lost is the error for a key that snapshot may see or not.
+func (v *VisibleIterator) lost(p ondisk.Pos) error {
+	return &NodeError{Btree: v.it.btree, Min: p, Max: p, Err: fmt.Errorf("snapshot %d: %w", v.snapshot, ErrSnapshotLost)}
 }
 
 // Seek moves to p, whose snapshot does not matter in btrees with snapshots: the next key shown is the first at the slot or
@@ -80,6 +89,10 @@ func (v *VisibleIterator) Next(ctx context.Context) (ondisk.Key, bool, error) {
 				continue
 			}
 			if !v.it.r.sees(v.snapshot, k.Pos.Snapshot) {
+				if v.orphan && k.Pos.Snapshot > v.snapshot {
+					v.done, v.decided = k.Pos, true
+					return ondisk.Key{}, false, v.lost(k.Pos)
+				}
 				continue
 			}
 			v.done, v.decided = k.Pos, true
@@ -163,6 +176,9 @@ func (v *VisibleIterator) slot(ctx context.Context, pos ondisk.Pos) (ondisk.Key,
 			return ondisk.Key{}, false, err
 		}
 		if !v.filter && k.Pos.Snapshot != pos.Snapshot || v.filter && !v.it.r.sees(v.snapshot, k.Pos.Snapshot) {
+			if v.orphan && k.Pos.Snapshot > v.snapshot {
+				return ondisk.Key{}, false, v.lost(k.Pos)
+			}
 			continue
 		}
 		return k, !k.Type.IsWhiteout(), nil

@@ -1,6 +1,7 @@
 package btree
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -78,6 +79,42 @@ func TestVisible(t *testing.T) {
 		}
 		if got := visible(t, r, id, ondisk.Pos{Inode: 5000, Offset: 2}, ondisk.Pos{Inode: 5000, Offset: 3}, 80); got != "2@100 3@80" {
 			t.Errorf("part: %q", got)
+		}
+	}
+}
+
+// Of a snapshot whose ancestors are not all known, what may be an ancestor's is an error; what is its own is not.
+func TestOrphanedSnapshot(t *testing.T) {
+	key := func(offset uint64, snapshot uint32) ondisk.Key {
+		return ondisk.Key{Type: ondisk.KeyHashWhiteout, Pos: ondisk.Pos{Inode: 5000, Offset: offset, Snapshot: snapshot}}
+	}
+	const id = ondisk.BtreeDirents
+	tt := newTestTree(t, 1)
+	tt.build(id, []ondisk.Key{key(1, 60), key(1, 100), key(2, 50), key(3, 90), key(3, 100), key(4, 60)}, 2, 10)
+	r := tt.reader(nil)
+	r.SetAncestor(testAncestor)
+	r.SetOrphan(func(s uint32) bool { return s == 60 })
+	for snapshot, want := range map[uint32]string{60: "1@60 !3@90 4@60", 70: "1@100 3@90", 50: "2@50"} {
+		var got []string
+		for k, err := range r.KeysIn(ctx, id, ondisk.PosMin, ondisk.SPosMax, snapshot) {
+			var ne *NodeError
+			switch {
+			case err == nil:
+				got = append(got, fmt.Sprintf("%d@%d", k.Pos.Offset, k.Pos.Snapshot))
+			case errors.Is(err, ErrSnapshotLost) && errors.As(err, &ne):
+				got = append(got, fmt.Sprintf("!%d@%d", ne.Min.Offset, ne.Min.Snapshot))
+			default:
+				t.Fatal(err)
+			}
+		}
+		if s := strings.Join(got, " "); s != want {
+			t.Errorf("snapshot %d: %q, want %q", snapshot, s, want)
+		}
+		for _, f := range strings.Fields(want) {
+			_, ok, err := r.Lookup(ctx, id, ondisk.Pos{Inode: 5000, Offset: uint64(strings.TrimPrefix(f, "!")[0] - '0'), Snapshot: snapshot})
+			if f[0] == '!' != errors.Is(err, ErrSnapshotLost) || f[0] != '!' && !ok {
+				t.Errorf("snapshot %d: lookup of %s: %v, %v", snapshot, f, ok, err)
+			}
 		}
 	}
 }

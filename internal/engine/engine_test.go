@@ -69,6 +69,11 @@ func TestIsAncestor(t *testing.T) {
 		if problems != nil || s.dense != (seed%2 == 0) {
 			t.Fatalf("seed %d: dense %v, problems %v", seed, s.dense, problems)
 		}
+		for _, id := range ids {
+			if s.Orphan(id) {
+				t.Errorf("seed %d: %d has unknown ancestors", seed, id)
+			}
+		}
 		ids = append(ids, 0, 1, 999, ^uint32(0)-100)
 		for _, a := range ids {
 			for _, d := range ids {
@@ -94,6 +99,11 @@ func TestBrokenSnapshots(t *testing.T) {
 	}{{9, 8, true}, {8, 9, false}, {9, 6, true}, {10, 6, false}, {7, 7, true}, {100, 7, false}} {
 		if got := s.IsAncestor(tt.a, tt.d); got != tt.want {
 			t.Errorf("IsAncestor(%d, %d) = %v", tt.a, tt.d, got)
+		}
+	}
+	for id := uint32(5); id <= 10; id++ {
+		if !s.Orphan(id) {
+			t.Errorf("all ancestors of %d are known", id)
 		}
 	}
 	n := 0

@@ -24,6 +24,7 @@ type Snapshots struct {
 type snapshotNode struct {
 	ondisk.Snapshot
 	in, out uint32
+	orphan  bool // not all of its ancestors are known
 }
 
 // maxSnapshots bounds the table: more nodes than fit into this need a hostile image or an outlandish filesystem.
@@ -47,7 +48,7 @@ func newSnapshots(found map[uint32]ondisk.Snapshot) (*Snapshots, []string) {
 		n.Tail = nil // would keep its btree node in memory
 		s.nodes = append(s.nodes, n)
 	}
-	for i, id := range s.ids {
+	for i, id := range s.ids { // parents come first
 		parent := s.nodes[i].Parent
 		pi := -1
 		switch {
@@ -60,8 +61,10 @@ func newSnapshots(found map[uint32]ondisk.Snapshot) (*Snapshots, []string) {
 			}
 		}
 		if pi < 0 {
+			s.nodes[i].orphan = parent != 0
 			roots = append(roots, int32(i))
 		} else {
+			s.nodes[i].orphan = s.nodes[pi].orphan
 			children[pi] = append(children[pi], int32(i))
 		}
 	}
@@ -132,6 +135,12 @@ func (s *Snapshots) IsAncestor(a, d uint32) bool {
 	return s.nodes[ai].in <= s.nodes[di].in && s.nodes[di].out <= s.nodes[ai].out
 }
 
+// Orphan reports whether not all ancestors of a snapshot are known, because it or one of them is not in the table.
+func (s *Snapshots) Orphan(id uint32) bool {
+	i := s.index(id)
+	return i < 0 || s.nodes[i].orphan
+}
+
 // Get returns a snapshot node.
 func (s *Snapshots) Get(id uint32) (ondisk.Snapshot, bool) {
 	i := s.index(id)
@@ -155,8 +164,8 @@ func (s *Snapshots) All() iter.Seq2[uint32, ondisk.Snapshot] {
 	}
 }
 
-// readSnapshots fills fs.Snapshots from the snapshots btree. Damage there is a message: snapshots that are not known see
-// only what is their own.
+// readSnapshots fills fs.Snapshots from the snapshots btree. Damage there is a message: in snapshots of which not all
+// ancestors are known what may be an ancestor's cannot be read.
 func (fs *FS) readSnapshots(ctx context.Context) error {
 	found := map[uint32]ondisk.Snapshot{}
 	for k, err := range fs.Reader.Keys(ctx, ondisk.BtreeSnapshots, ondisk.PosMin, ondisk.SPosMax) {
@@ -187,5 +196,6 @@ func (fs *FS) readSnapshots(ctx context.Context) error {
 		fs.message("%s", p)
 	}
 	fs.Reader.SetAncestor(fs.Snapshots.IsAncestor)
+	fs.Reader.SetOrphan(fs.Snapshots.Orphan)
 	return nil
 }
