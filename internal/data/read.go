@@ -12,7 +12,7 @@ import (
 // Bounds of one read, in bytes.
 const (
 	maxWindow = 4 << 20   // units in progress at a time
-	maxDirect = 1 << 20   // one device read into the caller's buffer
+	maxDirect = 512 << 10 // one device read into the caller's buffer
 	maxStored = 512 << 10 // one device read of stored blobs, unless a single one is larger
 	// minParallel is how much must be read before it is worth to start goroutines for plain data.
 	minParallel = 256 << 10
