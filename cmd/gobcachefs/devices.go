@@ -33,3 +33,6 @@ func splitDevices(args []string) ([]string, error) {
 	}
 	return devices, nil
 }
+
+// isUUID reports whether a device is given as all that hold the filesystem with a UUID, as in fstab(5).
+func isUUID(device string) bool { return strings.HasPrefix(device, "UUID=") }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/go-bcachefs/bcachefs"
+	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/engine"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
@@ -30,12 +31,15 @@ type openFlags struct {
 	opened []os.FileInfo // the devices, which no output may go to
 }
 
+// noFD is the value of --passphrase-fd when it is not given.
+const noFD = -1
+
 func (o *openFlags) register(f *pflag.FlagSet) {
 	f.StringArrayVarP(&o.options, "options", "o", nil,
 		"mount options, separated by commas: degraded, very_degraded, norecovery, ...")
 	f.StringArrayVar(&o.scan, "scan", nil, "look in `DIR` for members that were not given")
 	f.StringVar(&o.passphraseFile, "passphrase-file", "", "read the passphrase from the first line of `FILE`")
-	f.IntVar(&o.passphraseFD, "passphrase-fd", -1, "read the passphrase from file descriptor `N`")
+	f.IntVar(&o.passphraseFD, "passphrase-fd", noFD, "read the passphrase from file descriptor `N`")
 	f.StringVar(&o.cache, "node-cache", "256M", "memory for btree nodes")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not tell what was noticed when opening")
 }
@@ -149,7 +153,13 @@ func (o *openFlags) prepare(devices []string) (m mountOptions, devs []string, ca
 	if o.passphraseFile != "" && o.passphraseFD >= 0 {
 		return m, nil, 0, usagef("--passphrase-file and --passphrase-fd exclude each other")
 	}
+	if o.passphraseFD < noFD {
+		return m, nil, 0, usagef("--passphrase-fd %d: want a file descriptor", o.passphraseFD)
+	}
 	for _, d := range devs {
+		if isUUID(d) {
+			continue
+		}
 		st, err := os.Stat(d)
 		if errors.Is(err, fs.ErrNotExist) {
 			return m, nil, 0, failedTodo("open", d, errors.New("no such file or device"),
@@ -160,6 +170,15 @@ func (o *openFlags) prepare(devices []string) (m mountOptions, devs []string, ca
 		}
 	}
 	return m, devs, cache, nil
+}
+
+// addMembers remembers the devices that were found by scanning, too.
+func (o *openFlags) addMembers(f *engine.FS) {
+	for _, m := range f.Members {
+		if st, err := os.Stat(m.Path); m.Device != nil && err == nil && !o.isDevice(st) {
+			o.opened = append(o.opened, st)
+		}
+	}
 }
 
 // isDevice reports whether a file of this machine is a device of the filesystem that was opened.
@@ -189,8 +208,9 @@ func (o *openFlags) open(ctx context.Context, a *app, devices []string) (*bcache
 		NodeCacheBytes:    cache,
 	})
 	if err != nil {
-		return nil, m, openError(where, err)
+		return nil, m, openError("open", where, devs, err)
 	}
+	o.addMembers(f.Engine())
 	if !o.quiet {
 		for _, msg := range f.Messages() {
 			a.warnf("%s", msg)
@@ -199,18 +219,25 @@ func (o *openFlags) open(ctx context.Context, a *app, devices []string) (*bcache
 	return f, m, nil
 }
 
-// openError adds where and what to do to an error of opening.
-func openError(where string, err error) error {
+// openError adds where and what to do to an error of opening one of devices.
+func openError(what, where string, devices []string, err error) error {
 	switch {
+	case errors.Is(err, engine.ErrNoSuperblock):
+		return noSuperblock(what, where, devices, err)
 	case errors.Is(err, bcachefs.ErrPassphraseNeeded), errors.Is(err, errNoPassphrase):
-		return failedTodo("open", where, bcachefs.ErrPassphraseNeeded,
+		return failedTodo(what, where, bcachefs.ErrPassphraseNeeded,
 			"use --passphrase-file, --passphrase-fd or BCACHEFS_PASSPHRASE, or run it on a terminal")
 	case errors.Is(err, bcachefs.ErrPassphrase), errors.Is(err, engine.ErrPassphrase):
-		return failedTodo("open", where, bcachefs.ErrPassphrase, "try again with the passphrase it was formatted or last set with")
+		return failedTodo(what, where, bcachefs.ErrPassphrase, "try again with the passphrase it was formatted or last set with")
 	case errors.Is(err, fs.ErrPermission):
-		return failedTodo("open", where, err, "run it as a user who may read the device")
+		return failedTodo(what, where, err, "run it as a user who may read the device")
+	case errors.Is(err, blockdev.ErrNotDevice):
+		return failedTodo(what, where, err, "give a block device or an image of one")
 	}
-	return failed("open", where, err)
+	if slices.ContainsFunc(devices, isUUID) {
+		return failedTodo(what, where, err, "--scan DIR looks among images; block devices are looked at as far as you may read them")
+	}
+	return failed(what, where, err)
 }
 
 // viewFlags select the subvolume or snapshot that a command works in.
@@ -298,8 +325,9 @@ func (o *openFlags) openEngine(ctx context.Context, a *app, devices []string) (*
 		NodeCacheBytes:    cache,
 	})
 	if err != nil {
-		return nil, openError(where, err)
+		return nil, openError("open", where, devs, err)
 	}
+	o.addMembers(f)
 	if !o.quiet {
 		for _, msg := range f.Messages() {
 			a.warnf("%s", msg)

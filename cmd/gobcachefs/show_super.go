@@ -48,14 +48,15 @@ func (s *showSuperCmd) run(ctx context.Context, args []string) error {
 	}
 	p := problems{app: s.app}
 	var all []*superJSON
-	for i, dev := range devices {
+	printed := false
+	for _, dev := range devices {
 		sb, notes, err := engine.ReadSuperblock(ctx, dev, engine.Options{SBSector: ondisk.Sector(s.sector)})
 		if err != nil {
 			if len(devices) == 1 {
-				return failed("show-super", "", err)
+				return openError("show-super", dev, devices, err)
 			}
 			p.count++
-			s.report(failed("show-super", "", err))
+			s.report(openError("show-super", dev, []string{dev}, err))
 			continue
 		}
 		for _, n := range notes {
@@ -65,9 +66,10 @@ func (s *showSuperCmd) run(ctx context.Context, args []string) error {
 			all = append(all, superToJSON(dev, sb))
 			continue
 		}
-		if i > 0 {
+		if printed {
 			s.out.WriteByte('\n')
 		}
+		printed = true
 		o := opts
 		if s.fields == "" && s.fieldOnly == "" {
 			o.Sections = defaultSections(sb)
