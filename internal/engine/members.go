@@ -119,11 +119,24 @@ func (fs *FS) addMembers(members []*found) error {
 // loss is what a set of missing devices costs.
 type loss struct {
 	metadata, data bool // something cannot be read at all
+	unknown        bool // the table that would tell cannot be read
 	degraded       bool // something has fewer copies than it should
 	examples       []string
 }
 
-func (l *loss) any() bool { return l.metadata || l.data }
+func (l *loss) any() bool { return l.metadata || l.data || l.unknown }
+
+// String names what cannot be read.
+func (l *loss) String() string {
+	var s []string
+	if len(l.examples) > 0 {
+		s = append(s, strings.Join(l.examples, ", ")+" cannot be read")
+	}
+	if l.unknown {
+		s = append(s, "the table of where data is cannot be read, so that what else is lost is not known")
+	}
+	return strings.Join(s, ", and ")
+}
 
 // weigh looks at one entry of the replicas tables: data of a type on devs, of which required must be there.
 func (fs *FS) weigh(l *loss, t ondisk.DataType, devs []uint8, required int) {
@@ -175,10 +188,11 @@ func (fs *FS) checkMissing() error {
 		return nil
 	}
 	replicas, err := fs.SB.Replicas()
+	var l loss
 	if err != nil {
 		fs.message("superblock: %v", err)
+		l.unknown = true
 	}
-	var l loss
 	for _, r := range replicas {
 		fs.weigh(&l, r.DataType, r.Devs, int(r.Required))
 	}
@@ -201,10 +215,12 @@ func (fs *FS) report(missing []*Member, l *loss, all bool) error {
 	}
 	switch {
 	case l.any() && !fs.opts.VeryDegraded:
-		return fmt.Errorf("%w: %s %s not there, and without %s cannot be read; give the missing devices, "+
-			"or ask for very_degraded to read the rest", ErrDegraded, list, what, strings.Join(l.examples, ", "))
+		return fmt.Errorf("%w: %s %s not there, and without %s; give the missing devices, or ask for very_degraded to read the rest",
+			ErrDegraded, list, what, l)
 	case l.any():
-		fs.message("%s %s missing: %s cannot be read", list, what, strings.Join(l.examples, ", "))
+		fs.message("%s %s missing: %s", list, what, l)
+	case l.degraded && !all:
+		fs.message("%s %s missing: all metadata can be read, but some of it has fewer copies than it should", list, what)
 	case l.degraded:
 		fs.message("%s %s missing: everything can be read, but some of it has fewer copies than it should", list, what)
 	case all:
@@ -228,6 +244,7 @@ func (fs *FS) checkAccounting(ctx context.Context) error {
 				return ctx.Err()
 			}
 			fs.message("where data is: %v", err)
+			l.unknown = true
 			continue
 		}
 		if k.Type != ondisk.KeyAccounting || allZero(k.Val) {

@@ -90,8 +90,10 @@ func (fs *FS) openMembers(ctx context.Context, devices []string) error {
 	if err != nil {
 		return err
 	}
-	for f, reason := range ignored {
-		fs.message("%s: left out: %s", f.path, reason)
+	for _, f := range fs.found {
+		if reason, ok := ignored[f]; ok {
+			fs.message("%s: left out: %s", f.path, reason)
+		}
 	}
 	fs.SB = best.sb.Superblock
 	if err := fs.SB.CheckSupported(); err != nil {

@@ -176,35 +176,6 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// change opens a copy of an image's first device in memory whose superblocks are changed.
-func change(t *testing.T, name string, edit func(*ondisk.Superblock)) (blockdev.Device, error) {
-	t.Helper()
-	d, err := blockdev.LoadMemory(find(t, name).Unpack(t)[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := context.Background()
-	r, err := readSuper(ctx, d, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, at := range r.Layout.Sectors() {
-		sb, err := readSuperAt(ctx, d, at)
-		if err != nil {
-			t.Fatal(err)
-		}
-		edit(sb)
-		b, err := sb.Seal()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := d.WriteAt(ctx, b, int64(at)*ondisk.SectorSize); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return d, nil
-}
-
 func openOn(t *testing.T, opts Options, devs ...blockdev.Device) (*FS, error) {
 	t.Helper()
 	opts.OpenDevice = func(name string) (blockdev.Device, error) {
@@ -219,25 +190,6 @@ func openOn(t *testing.T, opts Options, devs ...blockdev.Device) (*FS, error) {
 		t.Cleanup(func() { fs.Close() })
 	}
 	return fs, err
-}
-
-func TestVersions(t *testing.T) {
-	for _, tt := range []struct {
-		version ondisk.MetadataVersion
-		ok      bool
-	}{{1<<10 | 39, true}, {1<<10 | 40, false}, {2 << 10, false}, {29, false}} {
-		d, _ := change(t, "basic", func(sb *ondisk.Superblock) {
-			sb.Version = tt.version
-			sb.VersionMin = min(sb.VersionMin, tt.version)
-		})
-		_, err := openOn(t, Options{}, d)
-		if (err == nil) != tt.ok {
-			t.Errorf("version %v: %v", tt.version, err)
-		}
-		if err != nil && (!strings.Contains(err.Error(), tt.version.String()) || strings.Contains(err.Error(), "\n")) {
-			t.Errorf("version %v: the error does not name it on one line: %v", tt.version, err)
-		}
-	}
 }
 
 func TestSplitBrain(t *testing.T) {

@@ -75,14 +75,25 @@ func readSuper(ctx context.Context, dev blockdev.Device, only ondisk.Sector) (*s
 		case err != nil && guessed: // no wonder
 		case err != nil:
 			r.note("superblock at sector %d: %v", at, err)
-		case r.Superblock == nil || sb.Seq > r.Seq:
+		case r.Superblock == nil || r.older(sb):
 			r.Superblock, r.sector = sb, at
+		case sb.UUID != r.UUID:
+			r.note("superblock at sector %d: of another filesystem, with uuid %v", at, sb.UserUUID)
 		}
 	}
 	if r.Superblock == nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoSuperblock, firstErr)
 	}
 	return &r, nil
+}
+
+// older reports whether sb was written after the superblock of r. Of another filesystem, which formatting left behind, only
+// the time tells something; a first superblock that is sound says to which one the device belongs.
+func (r *superRead) older(sb *ondisk.Superblock) bool {
+	if sb.UUID == r.UUID {
+		return sb.Seq > r.Seq
+	}
+	return r.sector != sbSector && sb.WriteTime > r.WriteTime
 }
 
 func (r *superRead) note(format string, args ...any) {
