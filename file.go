@@ -185,10 +185,13 @@ func (f *File) NextData(ctx context.Context, off int64) (start, end int64, err e
 	return start, end, err
 }
 
-// chunkSize is how much WriteTo reads at a time.
-const chunkSize = 2 << 20
+// WriteTo reads chunks of chunkSize bytes, chunksAhead of them at a time.
+const (
+	chunkSize   = 2 << 20
+	chunksAhead = 3
+)
 
-// WriteTo implements io.WriterTo: it copies the file from its position to its end, reading the next chunk while one is written.
+// WriteTo implements io.WriterTo: it copies the file from its position to its end, reading what comes next while one chunk is written.
 // Before an error all that precedes what could not be read was written.
 func (f *File) WriteTo(w io.Writer) (int64, error) {
 	f.mu.Lock()
@@ -217,38 +220,27 @@ func (f *File) writeTo(w io.Writer) (done int64, err error) {
 		err error
 	}
 	ctx, cancel := context.WithCancel(f.ctx)
-	free, full := make(chan []byte, 2), make(chan chunk, 1)
-	for range cap(free) {
-		free <- make([]byte, chunkSize)
+	var reads sync.WaitGroup
+	defer reads.Wait()
+	defer cancel()
+	end, next := f.pos+size, f.pos
+	read := func(buf []byte) <-chan chunk {
+		buf, off := buf[:min(chunkSize, end-next)], next
+		next += int64(len(buf))
+		c := make(chan chunk, 1)
+		reads.Go(func() {
+			n, err := f.ReadAtContext(ctx, buf, off)
+			c <- chunk{buf[:n], err}
+		})
+		return c
 	}
-	finished := make(chan struct{})
-	start := f.pos
-	go func() {
-		defer close(finished)
-		defer close(full)
-		for off := start; off < start+size; {
-			select {
-			case buf := <-free:
-				n, err := f.ReadAtContext(ctx, buf[:min(chunkSize, start+size-off)], off)
-				off += int64(n)
-				select {
-				case full <- chunk{buf[:n], err}:
-				case <-ctx.Done():
-					return
-				}
-				if err != nil {
-					return
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	defer func() {
-		cancel()
-		<-finished
-	}()
-	for c := range full {
+	var queue []<-chan chunk // in the order of the file
+	for len(queue) < chunksAhead && next < end {
+		queue = append(queue, read(make([]byte, chunkSize)))
+	}
+	for len(queue) > 0 {
+		c := <-queue[0]
+		queue = queue[1:]
 		n, err := w.Write(c.buf)
 		done += int64(n)
 		if err != nil {
@@ -257,9 +249,11 @@ func (f *File) writeTo(w io.Writer) (done int64, err error) {
 		if c.err != nil && !errors.Is(c.err, io.EOF) {
 			return done, c.err
 		}
-		free <- c.buf[:chunkSize]
+		if next < end {
+			queue = append(queue, read(c.buf[:chunkSize]))
+		}
 	}
-	return done, f.ctx.Err()
+	return done, nil
 }
 
 func (f *File) copyChunk(w io.Writer, buf []byte) (int64, error) {

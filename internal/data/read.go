@@ -13,7 +13,7 @@ import (
 const (
 	maxWindow = 4 << 20   // units in progress at a time
 	maxDirect = 512 << 10 // one device read into the caller's buffer
-	maxStored = 512 << 10 // one device read of stored blobs, unless a single one is larger
+	maxStored = 256 << 10 // what one device read of stored blobs decodes to, unless a single one is larger
 	// minParallel is how much must be read before it is worth to start goroutines for plain data.
 	minParallel = 256 << 10
 )
@@ -156,8 +156,8 @@ func (q *request) add(i int) {
 	switch u.how {
 	case viaRaw, viaWhole:
 		bytes = u.n
-	case viaBlob:
-		bytes = int(q.ptrs[u.ptr].CRC.CompressedSize) * sectorSize
+	case viaBlob: // decoding takes longer than reading
+		bytes = int(q.ptrs[u.ptr].CRC.UncompressedSize) * sectorSize
 	}
 	if len(q.tasks) > 0 && i > 0 {
 		t := &q.tasks[len(q.tasks)-1]

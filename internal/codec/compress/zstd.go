@@ -21,6 +21,15 @@ var (
 // memory; it only refuses frames that cannot have come from an extent.
 const zstdMaxWindow = 128 << 20
 
+// zstdSlack is how much room behind the end lets the library decode in its fast way.
+const zstdSlack = 16
+
+// zstdDecoder is a decoder with what it decodes into: a copy from there costs less than decoding without slack.
+type zstdDecoder struct {
+	*zstd.Decoder
+	buf []byte
+}
+
 var zstdDecoders = sync.Pool{New: func() any {
 	d, err := zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(1),
@@ -29,7 +38,7 @@ var zstdDecoders = sync.Pool{New: func() any {
 	if err != nil {
 		return err
 	}
-	return d
+	return &zstdDecoder{Decoder: d}
 }}
 
 // decodeZstd decodes a blob of frame length, frame and padding.
@@ -42,21 +51,22 @@ func decodeZstd(dst, src []byte) error {
 	if n > uint64(len(src)) {
 		return errZstdLength
 	}
-	d, ok := zstdDecoders.Get().(*zstd.Decoder)
+	d, ok := zstdDecoders.Get().(*zstdDecoder)
 	if !ok {
 		return errors.New("zstd decoder unavailable")
 	}
 	defer zstdDecoders.Put(d)
-	out, err := d.DecodeAll(src[:n], dst[:0:len(dst)])
+	if cap(d.buf) < len(dst)+zstdSlack {
+		d.buf = make([]byte, 0, len(dst)+zstdSlack)
+	}
+	out, err := d.DecodeAll(src[:n], d.buf[:0])
 	if err != nil {
 		return err
 	}
 	if len(out) != len(dst) {
 		return errZstdSize
 	}
-	if len(dst) > 0 && &out[0] != &dst[0] {
-		copy(dst, out)
-	}
+	copy(dst, out)
 	return nil
 }
 
