@@ -87,7 +87,7 @@ func Select(found []*Candidate, blacklist Blacklist, degraded bool) Selection {
 		return s
 	}
 	s.Highest = found[len(found)-1].Seq
-	flush := newestFlush(found)
+	flush := newestFlush(found, blacklist)
 	if flush == nil {
 		return s.lastResort(found)
 	}
@@ -100,8 +100,11 @@ func Select(found []*Candidate, blacklist Blacklist, degraded bool) Selection {
 		switch {
 		case c.Seq > s.Flush:
 			s.Ignored++
-			if c.Flush && !c.Good {
+			switch {
+			case c.Flush && !c.Good:
 				s.problem("journal entry %d has a wrong checksum: taken for a torn last write, ignored", c.Seq)
+			case c.Flush:
+				s.problem("journal entry %d is blacklisted: ignored", c.Seq)
 			}
 		case c.Seq < s.LastSeq:
 		case blacklist.Contains(c.Seq):
@@ -118,15 +121,20 @@ func Select(found []*Candidate, blacklist Blacklist, degraded bool) Selection {
 	return s
 }
 
-// newestFlush is the newest flush entry with a good copy. A bad entry's flags are not trusted, so bad ones never count, however
-// many there are.
-func newestFlush(found []*Candidate) *Candidate {
+// newestFlush is the newest flush entry with a good copy that is not blacklisted. A bad entry's flags are not trusted, so bad ones
+// never count, however many there are.
+func newestFlush(found []*Candidate, blacklist Blacklist) *Candidate {
 	for _, c := range slices.Backward(found) {
-		if c.Flush && c.Good {
+		if c.ends(blacklist) {
 			return c
 		}
 	}
 	return nil
+}
+
+// ends reports whether time may have ended with the entry.
+func (c *Candidate) ends(blacklist Blacklist) bool {
+	return c.Flush && c.Good && !blacklist.Contains(c.Seq)
 }
 
 // lastResort is what to do without any flush entry: the newest good one alone tells at least the roots.

@@ -128,7 +128,7 @@ func (b *contentsBuilder) entries(entries []ondisk.JsetEntry, where string) {
 		case ondisk.JsetBlacklistV2:
 			if len(e.Data) == 16 { // the end is inclusive here
 				start, end := binary.LittleEndian.Uint64(e.Data), binary.LittleEndian.Uint64(e.Data[8:])
-				b.Blacklist = append(b.Blacklist, ondisk.SeqRange{Start: start, End: end + 1})
+				b.Blacklist = append(b.Blacklist, ondisk.SeqRange{Start: start, End: max(end, end+1)})
 			}
 		case ondisk.JsetUsage:
 			const keyVersion = 2 // kind of usage, in the place of the btree id

@@ -176,7 +176,7 @@ func (s *scanner) wanted() []bucketRef {
 	var oldest uint64
 	known := false
 	for _, c := range s.bySeq {
-		if c.Flush && c.Good && c.Seq >= oldest {
+		if c.ends(s.cfg.Blacklist) && c.Seq >= oldest {
 			known = true
 			oldest = max(oldest, c.Seq)
 		}

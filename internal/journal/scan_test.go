@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -249,6 +250,52 @@ func TestScanIsLazy(t *testing.T) {
 		if few > all/2 {
 			t.Errorf("seed %d: %d bytes read of %d", seed, few, all)
 		}
+	}
+}
+
+// Flush entries that are blacklisted do not keep what is needed without them from being read.
+func TestScanBlacklisted(t *testing.T) {
+	cfg, _ := testConfig(t, "1f1 2f1|3f2 4f2|5f5 6f6|")
+	cfg.Blacklist = NewBlacklist(ondisk.SeqRange{Start: 5, End: 100})
+	found, err := Scan(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var replay []uint64
+	s := Select(found.Candidates, cfg.Blacklist, false)
+	for _, c := range s.Replay {
+		replay = append(replay, c.Seq)
+	}
+	if d := cmp.Diff([]uint64{2, 3, 4}, replay); d != "" || len(s.Problems) != 2 {
+		t.Errorf("replay: -want +got:\n%s%q", d, s.Problems)
+	}
+}
+
+// A scan ends soon after its context did, also within a read.
+func TestScanCancelled(t *testing.T) {
+	cfg, _ := testConfig(t, "1f1 2f1|3f1 4f1", "1f1 2f1|3f1 4f1")
+	for after := range 8 {
+		ctx, cancel := context.WithCancel(ctx)
+		var reads atomic.Int64
+		before := runtime.NumGoroutine()
+		slow := *cfg
+		slow.Members = slices.Clone(cfg.Members)
+		for i := range slow.Members {
+			slow.Members[i].Device = blockdev.NewDelayer(cfg.Members[i].Device, func(ctx context.Context, _ blockdev.Op, _, _ int64) error {
+				if reads.Add(1) > int64(after) {
+					cancel()
+					<-ctx.Done()
+				}
+				return ctx.Err()
+			})
+		}
+		if found, err := Scan(ctx, &slow); !errors.Is(err, context.Canceled) {
+			t.Errorf("after %d reads: %v, %v", after, found, err)
+		}
+		if n := runtime.NumGoroutine(); n > before+1 { // one may be ending yet
+			t.Errorf("%d goroutines, %d before", n, before)
+		}
+		cancel()
 	}
 }
 

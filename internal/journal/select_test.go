@@ -61,6 +61,8 @@ func TestSelect(t *testing.T) {
 			replay: []uint64{1, 14}, last: 1, flush: 14, highest: 14},
 		{name: "blacklisted flush entry", found: "1f1 2f1 14f1", blacklist: Blacklist{{Start: 2, End: 14}},
 			replay: []uint64{1, 14}, last: 1, flush: 14, highest: 14, problems: 1},
+		{name: "newest flush entry is blacklisted", found: "1f1 2f1 3f3 4n", blacklist: Blacklist{{Start: 3, End: 14}},
+			replay: []uint64{1, 2}, last: 1, flush: 2, highest: 4, ignored: 2},
 		{name: "last_seq ahead of seq", found: "1f1 2f9", replay: []uint64{2}, last: 2, flush: 2, highest: 2, problems: 1},
 		{name: "no flush entry at all", found: "3n 4n", replay: []uint64{4}, last: 4, flush: 4, highest: 4, problems: 1},
 		{name: "nothing good", found: "3b 4b", highest: 4, problems: 1},
