@@ -15,6 +15,11 @@
 //
 // Nothing is ever written. Damage that leaves something to be read does not keep a filesystem from being opened: it is told
 // in [FS.Messages] and met again where it hurts.
+//
+// # Concurrency
+//
+// Whatever opening found is fixed from then on and read without a lock; what changes later is the node cache, which has its own
+// locks, and the messages, which FS.mu protects. [FS.Close] waits for reads in the background, not for callers.
 package engine
 
 import (

@@ -15,6 +15,11 @@
 //
 // A journal may be gigabytes, of which little is to be replayed. The scan first peeks at the start of each bucket, then reads only
 // those that can hold what counts, keeps of each entry its place and header, and reads the chosen ones again.
+//
+// # Concurrency
+//
+// Scan and Load read from several members at once and return when all of that has ended. What they return does not change any
+// more and needs no lock.
 package journal
 
 import (

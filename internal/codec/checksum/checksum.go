@@ -19,7 +19,7 @@ import (
 type Type uint8
 
 const (
-	None                 Type = 0
+	None                 Type = 0 // all sums are zero
 	CRC32CNonzero        Type = 1 // metadata: registers start and end inverted
 	CRC64Nonzero         Type = 2
 	ChaCha20Poly1305_80  Type = 3 // tag cut to ten bytes

@@ -1,5 +1,9 @@
 // Package strhash computes the hashes that place directory entries and extended attributes in their btrees.
 //
+// A hash depends on the type and the seed in the inode that the names belong to. It is where probing begins: who looks for a
+// name goes on through the offsets behind until one is free. crc32c gives 32 bits, the others 63, so that offsets fit
+// into the signed ones of system calls.
+//
 // All functions are pure, allocate nothing and may be called concurrently.
 package strhash
 
