@@ -19,7 +19,17 @@ func openGolden(t testing.TB, img golden.Image, opts Options) (*FS, error) {
 		opts.Passphrase = func(context.Context) ([]byte, error) { return []byte(img.Passphrase), nil }
 	}
 	if opts.OpenDevice == nil {
-		opts.OpenDevice = openUnwritable
+		opts.OpenDevice = func(path string) (blockdev.Device, error) {
+			d, err := openUnwritable(path)
+			if err == nil {
+				t.Cleanup(func() {
+					if n := d.(*blockdev.Faulter).Hits(); n > 0 {
+						t.Errorf("%s: %d writes, flushes or discards were tried", path, n)
+					}
+				})
+			}
+			return d, err
+		}
 	}
 	fs, err := Open(context.Background(), paths, opts)
 	if err == nil {
