@@ -64,10 +64,10 @@ type Jset struct {
 // CsumType is the type of the entry's checksum.
 func (j *Jset) CsumType() checksum.Type { return checksum.Type(j.Flags & 0xf) }
 
-// NoFlush: written without a flush; after a crash newer entries do not prove that it is complete.
+// NoFlush reports that the entry was written without a flush: after a crash newer entries do not prove that it is complete.
 func (j *Jset) NoFlush() bool { return j.Flags&jsetNoFlush != 0 }
 
-// HasOverwrites: each key is preceded by the value that it replaced.
+// HasOverwrites reports that each key is preceded by the value that it replaced.
 func (j *Jset) HasOverwrites() bool { return j.Flags&jsetHasOverwrites != 0 }
 
 // JsetProblem is something wrong with a journal entry that was repaired in memory.
