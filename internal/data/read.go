@@ -85,9 +85,11 @@ func (r *Reader) window(ctx context.Context, q *request, inum uint64, snapshot u
 	}
 	r.run(ctx, q, p[:filled])
 	if err := ctx.Err(); err != nil {
+		clear(p[:filled])
 		return 0, err
 	}
 	if q.failure != nil {
+		clear(p[q.failAt:filled]) // what was read and did not verify may be there
 		re, ok := q.failure.(*ReadError)
 		if !ok {
 			re = &ReadError{Sector: -1, Err: q.failure}
