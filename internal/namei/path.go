@@ -28,9 +28,10 @@ func (t *Tree) Walk(ctx context.Context, root ID, path string, follow bool) (ID,
 		if err := ctx.Err(); err != nil {
 			return ID{}, err
 		}
-		var name string
-		name, rest, _ = strings.Cut(rest, "/")
-		last := strings.Trim(rest, "/") == ""
+		name, after, slash := strings.Cut(rest, "/")
+		if rest = after; slash && rest == "" {
+			rest = "." // what a slash follows must be a directory
+		}
 		here := way[len(way)-1]
 		switch name {
 		case "", ".":
@@ -53,7 +54,7 @@ func (t *Tree) Walk(ctx context.Context, root ID, path string, follow bool) (ID,
 		if err != nil {
 			return ID{}, err
 		}
-		if in.Type() != ondisk.DTLnk || last && !follow && rest == "" {
+		if in.Type() != ondisk.DTLnk || rest == "" && !follow {
 			way = append(way, next)
 			continue
 		}
