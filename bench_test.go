@@ -123,7 +123,7 @@ func benchReadAt(b *testing.B, r io.ReaderAt, size int64, chunk int) {
 }
 
 // BenchmarkReadEncoded reads compressed files of BCACHEFS_BENCH_IMAGE through the library, on all cores, and has the codec's own
-// library do nothing but decode the same blobs, already in memory, on as many.
+// library, and then ours, do nothing but decode the same blobs, already in memory, on as many.
 func BenchmarkReadEncoded(b *testing.B) {
 	image := os.Getenv("BCACHEFS_BENCH_IMAGE")
 	if image == "" {
@@ -150,13 +150,21 @@ func BenchmarkReadEncoded(b *testing.B) {
 				decodeBlobs(b, typ, blobs)
 			}
 		})
+		b.Run(typ.String()+"/decode-ours", func(b *testing.B) {
+			b.SetBytes(f.Size())
+			for b.Loop() {
+				decodeBlobs(b, compress.None, blobs)
+			}
+		})
 	}
 }
 
 // blob is an extent as it is stored.
 type blob struct {
-	data []byte
-	size int // of what it decodes to, in bytes
+	stored []byte
+	typ    compress.Type
+	data   []byte // without what the codec's library does not want
+	size   int    // of what it decodes to, in bytes
 }
 
 // encodedBlobs reads all compressed extents of a file from an image of one device.
@@ -175,11 +183,16 @@ func encodedBlobs(b *testing.B, fsys *bcachefs.FS, image string, inum uint64) (b
 		if err != nil || len(ptrs) == 0 || !ptrs[0].CRC.Compression.IsCompressed() {
 			continue
 		}
-		p := blob{make([]byte, ptrs[0].CRC.CompressedSize*ondisk.SectorSize), int(ptrs[0].CRC.UncompressedSize * ondisk.SectorSize)}
-		if _, err := file.ReadAt(p.data, int64(ptrs[0].Offset)*ondisk.SectorSize); err != nil {
+		p := blob{
+			stored: make([]byte, ptrs[0].CRC.CompressedSize*ondisk.SectorSize),
+			typ:    ptrs[0].CRC.Compression,
+			size:   int(ptrs[0].CRC.UncompressedSize * ondisk.SectorSize),
+		}
+		p.data = p.stored
+		if _, err := file.ReadAt(p.stored, int64(ptrs[0].Offset)*ondisk.SectorSize); err != nil {
 			b.Fatal(err)
 		}
-		switch ptrs[0].CRC.Compression {
+		switch p.typ {
 		case compress.LZ4: // the end is not stored: it is where the zeros of the last block begin, or a little behind
 			dst := make([]byte, p.size)
 			end := len(bytes.TrimRight(p.data, "\x00"))
@@ -200,7 +213,7 @@ func encodedBlobs(b *testing.B, fsys *bcachefs.FS, image string, inum uint64) (b
 	return blobs
 }
 
-// decodeBlobs decodes all blobs by the codec's library, on all cores.
+// decodeBlobs decodes all blobs on all cores, by the codec's library, or by ours if typ is none.
 func decodeBlobs(b *testing.B, typ compress.Type, blobs []blob) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -218,6 +231,8 @@ func decodeBlobs(b *testing.B, typ compress.Type, blobs []blob) {
 			for i := next.Add(1) - 1; i < int64(len(blobs)); i = next.Add(1) - 1 {
 				in, n := blobs[i], 0
 				switch typ {
+				case compress.None:
+					n, err = in.size, compress.Decompress(in.typ, dst[:in.size], in.stored)
 				case compress.LZ4:
 					n, err = lz4.UncompressBlock(in.data, dst[:in.size])
 				case compress.Gzip:

@@ -21,8 +21,12 @@ var (
 // memory; it only refuses frames that cannot have come from an extent.
 const zstdMaxWindow = 128 << 20
 
-// zstdSlack is how much room behind the end lets the library decode in its fast way.
-const zstdSlack = 16
+// zstdSlack is how much room behind the end, a block and what its copies overshoot, lets the library decode in its fast way also
+// where the frame does not say its size.
+const zstdSlack = 128<<10 + 16
+
+// zstdMaxSize bounds what a frame is decoded to; an extent never exceeds 4 MiB.
+const zstdMaxSize = 8 << 20
 
 // zstdDecoder is a decoder with what it decodes into: a copy from there costs less than decoding without slack.
 type zstdDecoder struct {
@@ -33,7 +37,7 @@ type zstdDecoder struct {
 var zstdDecoders = sync.Pool{New: func() any {
 	d, err := zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(1),
-		zstd.WithDecodeAllCapLimit(true),
+		zstd.WithDecoderMaxMemory(zstdMaxSize),
 		zstd.WithDecoderMaxWindow(zstdMaxWindow))
 	if err != nil {
 		return err
