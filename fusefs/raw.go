@@ -105,16 +105,19 @@ func (r *raw) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse
 		out.SetEntryTimeout(forever)
 		return fuse.OK
 	}
-	return r.entry(id, out)
+	return r.entry(dir.Subvol, id, out)
 }
 
-// entry fills out for an inode and counts the kernel's new reference to it.
-func (r *raw) entry(id bcachefs.InodeID, out *fuse.EntryOut) fuse.Status {
+// entry fills out for an inode that was found in a directory of the subvolume from, and counts the kernel's new reference to it.
+//
+// The kernel takes no directory entry for the node that is the root of the mount. Where one subvolume leads to another that is
+// the root, as the directory of snapshots does, the root has a node of its own; within a subvolume it is damage, and refused.
+func (r *raw) entry(from uint32, id bcachefs.InodeID, out *fuse.EntryOut) fuse.Status {
 	s, err := r.fsys.Stat(r.ctx, id)
 	if err != nil {
 		return toStatus(err)
 	}
-	if id == r.root {
+	if id == r.root && from == id.Subvol {
 		out.NodeId = nodeRoot
 		out.Attr.Ino = r.inodes.ref(id, 0)
 	} else {

@@ -34,6 +34,10 @@ func (r *raw) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList
 }
 
 func (r *raw) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	from := noSubvol
+	if dir, st := r.id(in.NodeId); st.Ok() {
+		from = dir.Subvol
+	}
 	return r.readDir(in, func(e fuse.DirEntry, id *bcachefs.InodeID) bool {
 		eo := out.AddDirLookupEntry(e)
 		if eo == nil {
@@ -43,7 +47,7 @@ func (r *raw) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntry
 			return true // "." and "..": the kernel wants no node for them
 		}
 		// An inode that cannot be read stays without node: the kernel shows the name and reports the error when it looks.
-		if !r.entry(*id, eo).Ok() {
+		if !r.entry(from, *id, eo).Ok() {
 			*eo = fuse.EntryOut{}
 		}
 		return true

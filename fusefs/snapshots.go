@@ -24,6 +24,9 @@ type snapshotsDir struct {
 // nameMax is the longest name, in bytes.
 const nameMax = 255
 
+// noSubvol is the subvolume of the directory, which is none.
+const noSubvol = ^uint32(0)
+
 // subvolumeRoot is the inode of a subvolume's root directory.
 func subvolumeRoot(s bcachefs.SubvolumeInfo) bcachefs.InodeID {
 	return bcachefs.InodeID{Subvol: s.ID, Snapshot: s.Snapshot, Inum: s.RootInum}
@@ -73,7 +76,7 @@ func (r *raw) lookupSnapshot(name string, out *fuse.EntryOut) fuse.Status {
 	}
 	for _, s := range subs {
 		if snapshotName(s) == name {
-			return r.entry(subvolumeRoot(s), out)
+			return r.entry(noSubvol, subvolumeRoot(s), out)
 		}
 	}
 	return fuse.ENOENT
