@@ -15,7 +15,12 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-type node struct{ fs.LoopbackNode }
+type node struct{ *fs.LoopbackNode }
+
+// WrapChild makes what is found below a node one of ours.
+func (n *node) WrapChild(_ context.Context, child fs.InodeEmbedder) fs.InodeEmbedder {
+	return &node{child.(*fs.LoopbackNode)}
+}
 
 type file struct{ *fs.LoopbackFile }
 
@@ -40,12 +45,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	data := root.(*fs.LoopbackNode).RootData
-	data.NewNode = func(*fs.LoopbackRoot, *fs.Inode, string, *syscall.Stat_t) fs.InodeEmbedder {
-		return &node{fs.LoopbackNode{RootData: data}}
-	}
-	top := &node{fs.LoopbackNode{RootData: data}}
-	data.RootNode = top
+	top := &node{root.(*fs.LoopbackNode)}
 	lifetime := time.Minute
 	srv, err := fs.Mount(os.Args[1], top, &fs.Options{
 		AttrTimeout: &lifetime, EntryTimeout: &lifetime, NegativeTimeout: &lifetime, NullPermissions: true,

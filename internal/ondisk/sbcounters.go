@@ -8,8 +8,6 @@ type CounterID uint16
 const (
 	// NumCounters is the number of counters with a name, those of metadata version 1.39.
 	NumCounters CounterID = 136
-	// numCountersOld is the number of counters of metadata version 1.13.
-	numCountersOld CounterID = 79
 )
 
 // versionCounters is when counters got their present names; 32 and 33 changed places then.

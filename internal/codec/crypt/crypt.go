@@ -13,7 +13,8 @@ import (
 	"encoding/binary"
 
 	"golang.org/x/crypto/chacha20"
-	"golang.org/x/crypto/poly1305" //nolint:staticcheck // the one-time MAC alone is what the format uses, not the AEAD
+	//lint:ignore SA1019 the one-time MAC alone is what the format uses, not the AEAD
+	"golang.org/x/crypto/poly1305"
 )
 
 // BlockSize is the number of keystream bytes that advance a nonce by one.

@@ -9,7 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/chacha20"
-	"golang.org/x/crypto/poly1305" //nolint:staticcheck // reference for the benchmark
+	//lint:ignore SA1019 reference for the benchmark
+	"golang.org/x/crypto/poly1305"
 
 	"github.com/go-bcachefs/bcachefs/internal/codec/crypt"
 )
