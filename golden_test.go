@@ -209,7 +209,7 @@ func TestGoldenMissingDevice(t *testing.T) {
 							left = append(left, p)
 						}
 					}
-					fsys := openGolden(t, img, bcachefs.OpenOptions{VeryDegraded: true}, left...)
+					fsys := openGolden(t, img, bcachefs.OpenOptions{}, left...)
 					want := img.Manifest()
 					if d := img.DegradedManifest(); d != nil {
 						want = d
