@@ -112,7 +112,10 @@ func (f *File) ReadAtContext(ctx context.Context, p []byte, off int64) (int, err
 		return 0, f.pathError("read", fs.ErrInvalid)
 	}
 	left := f.stat.Size - off
-	if left <= 0 && len(p) > 0 {
+	switch {
+	case len(p) == 0:
+		return 0, nil
+	case left <= 0:
 		return 0, io.EOF
 	}
 	short := int64(len(p)) > left
