@@ -48,5 +48,9 @@ type OpenOptions struct {
 	Logf func(format string, args ...any)
 
 	// OpenDevice replaces the opening of device files, for tests and for devices that are no files.
-	OpenDevice func(path string) (blockdev.Device, error)
+	OpenDevice func(path string) (Device, error)
 }
+
+// Device is what a filesystem lies on: a disk, a file, or what [OpenOptions].OpenDevice makes. Reads come from several goroutines
+// at once; nothing is ever written to it.
+type Device = blockdev.Device
