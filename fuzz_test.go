@@ -39,7 +39,7 @@ const (
 //
 // An input is the number of an image, a byte of options, then mutations (see package fuzzing).
 func FuzzImage(f *testing.F) {
-	images := fuzzImageSet{t: f, loaded: map[int]*fuzzing.Image{}}
+	images := fuzzImageSet{loaded: map[int]*fuzzing.Image{}}
 	for i := range fuzzImages {
 		f.Add([]byte{byte(i), 0})
 		f.Add(randomInput(uint64(i), byte(i), 1))
@@ -49,7 +49,7 @@ func FuzzImage(f *testing.F) {
 		if len(input) < 2 {
 			return
 		}
-		img := images.get(int(input[0]) % len(fuzzImages))
+		img := images.get(t, int(input[0])%len(fuzzImages))
 		if img == nil {
 			t.Skip("the image is only in the full set")
 		}
@@ -88,14 +88,14 @@ func randomInput(seed uint64, image byte, n int) []byte {
 
 // TestMutatedImages is a short run of FuzzImage with random mutations, for those who do not fuzz.
 func TestMutatedImages(t *testing.T) {
-	images := fuzzImageSet{t: t, loaded: map[int]*fuzzing.Image{}}
+	images := fuzzImageSet{loaded: map[int]*fuzzing.Image{}}
 	runs := 60
 	if testing.Short() {
 		runs = 10
 	}
 	for seed := range runs {
 		input := randomInput(uint64(seed)+1000, byte(seed%4), 1+seed%4)
-		img := images.get(int(input[0]))
+		img := images.get(t, int(input[0]))
 		devices, err := img.Changed(t.Context(), img.Mutate(mutationsOf(input[2:])))
 		if err != nil {
 			t.Fatal(err)
@@ -109,20 +109,19 @@ func TestMutatedImages(t *testing.T) {
 
 // fuzzImageSet loads images once.
 type fuzzImageSet struct {
-	t      testing.TB
 	mu     sync.Mutex
 	loaded map[int]*fuzzing.Image
 	all    []golden.Image
 }
 
-func (s *fuzzImageSet) get(i int) *fuzzing.Image {
+func (s *fuzzImageSet) get(t testing.TB, i int) *fuzzing.Image {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if img, ok := s.loaded[i]; ok {
 		return img
 	}
 	if s.all == nil {
-		s.all = golden.Images(s.t)
+		s.all = golden.Images(t)
 	}
 	var img *fuzzing.Image
 	for _, g := range s.all {
@@ -130,7 +129,7 @@ func (s *fuzzImageSet) get(i int) *fuzzing.Image {
 			continue
 		}
 		var err error
-		if img, err = fuzzing.Load(context.Background(), g.Name, g.Unpack(s.t), g.Passphrase); err != nil {
+		if img, err = fuzzing.Load(context.Background(), g.Name, g.Unpack(t), g.Passphrase); err != nil {
 			panic(err)
 		}
 	}
@@ -220,7 +219,10 @@ func readEverything(t testing.TB, img *fuzzing.Image, devices []*blockdev.Memory
 		checkError(t, err)
 		return
 	}
-	r := reading{t: t, ctx: ctx, fs: fsys, entries: 2000, bytes: 8 << 20, keys: 50000}
+	r := reading{t: t, ctx: ctx, fs: fsys, entries: 300, bytes: 2 << 20, keys: 20000}
+	if options&fuzzSmallCache != 0 {
+		r.entries /= 8
+	}
 	r.tree(fsys.Root().RootInode(), 0)
 	r.subvolumes()
 	r.allKeys()
@@ -243,6 +245,7 @@ type reading struct {
 	fs  *bcachefs.FS
 
 	entries, bytes, keys int // that may still be read
+	buf                  []byte
 }
 
 // check makes sure that an error is one that a user can read and that says nothing of a broken invariant.
@@ -324,8 +327,10 @@ func (r *reading) file(id bcachefs.InodeID) {
 		return
 	}
 	defer f.Close()
-	const most = 512 << 10
-	buf := make([]byte, min(most, max(r.bytes, 0)))
+	if r.buf == nil {
+		r.buf = make([]byte, 256<<10)
+	}
+	buf := r.buf[:min(len(r.buf), max(r.bytes, 0))]
 	read := func(off int64) int {
 		n, err := f.ReadAtContext(r.ctx, buf, off)
 		r.bytes -= n
