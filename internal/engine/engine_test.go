@@ -2,10 +2,12 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
@@ -188,6 +190,61 @@ func TestResolve(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", s, tt.want)
 			}
 		})
+	}
+}
+
+// However nodes overlap, each position belongs to the newest node that covers it.
+func TestResolveAgainstModel(t *testing.T) {
+	for seed := range uint64(300) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		var nodes []*scanned
+		for i := range 1 + rnd.IntN(30) {
+			a, b := rnd.Uint64N(40), rnd.Uint64N(40)
+			nodes = append(nodes, &scanned{gen: uint32(i), ptr: ondisk.BtreePtr{V2: true, Seq: uint64(i + 1),
+				Min: ondisk.Pos{Inode: min(a, b)}, Max: ondisk.Pos{Inode: max(a, b)}}})
+		}
+		want := map[uint64]uint64{}
+		for _, n := range nodes { // oldest first
+			for p := n.ptr.Min.Inode; p <= n.ptr.Max.Inode; p++ {
+				want[p] = n.ptr.Seq
+			}
+		}
+		rnd.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
+		got := map[uint64]uint64{}
+		var last ondisk.Pos
+		for i, k := range resolve(nodes) {
+			p, err := ondisk.DecodeBtreePtr(k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.Max.Less(p.Min) || i > 0 && !last.Less(p.Min) {
+				t.Fatalf("seed %d: %v - %v behind %v", seed, p.Min, p.Max, last)
+			}
+			last = p.Max
+			for at := range uint64(40) {
+				if pos := (ondisk.Pos{Inode: at}); !pos.Less(p.Min) && !p.Max.Less(pos) {
+					got[at] = p.Seq
+				}
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Fatalf("seed %d: %v, want %v", seed, got, want)
+		}
+	}
+}
+
+// As many nodes as a scan takes, in whatever order an image has them, are sorted out in no time.
+func TestResolveMany(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(0, 1))
+	nodes := make([]*scanned, maxScanned)
+	for i := range nodes {
+		a := rnd.Uint64N(1 << 40)
+		nodes[i] = &scanned{gen: rnd.Uint32(), ptr: ondisk.BtreePtr{V2: true, Seq: uint64(i), Min: ondisk.Pos{Inode: a},
+			Max: ondisk.Pos{Inode: a + 1<<uint(rnd.IntN(40))}}}
+	}
+	start := time.Now()
+	if n := len(resolve(nodes)); n == 0 || time.Since(start) > 30*time.Second {
+		t.Errorf("%d pointers of %d nodes in %v", n, len(nodes), time.Since(start))
 	}
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"container/heap"
 	"context"
 	"slices"
 	"sync"
@@ -17,6 +18,7 @@ type scanned struct {
 	gen        uint32
 	journalSeq uint64
 	ptr        ondisk.BtreePtr // V2; Ptrs names all replicas found
+	rank       int             // among the nodes of the btree, newest first
 }
 
 // newerThan orders nodes whose ranges overlap.
@@ -164,59 +166,72 @@ func (sc *nodeScan) add(b []byte, h ondisk.NodeHeader, first ondisk.BsetHeader, 
 	case !ok && len(sc.found) < maxScanned:
 		want.Ptr.SectorsWritten = uint16(n.Written / ondisk.SectorSize)
 		want.Ptr.Ptrs = ondisk.AppendNodeAddr(nil, at)
-		sc.found[n.Seq] = &scanned{n.Btree, n.Gen, n.JournalSeq, want.Ptr}
+		sc.found[n.Seq] = &scanned{btree: n.Btree, gen: n.Gen, journalSeq: n.JournalSeq, ptr: want.Ptr}
 	}
 }
 
 // resolve makes of nodes that may overlap pointers that do not: newer nodes keep their whole range, older ones what is left.
-func resolve(nodes []*scanned) []ondisk.Key {
+func resolve(nodes []*scanned) (keys []ondisk.Key) {
+	nodes = slices.DeleteFunc(nodes, func(n *scanned) bool { return n.ptr.Max.Less(n.ptr.Min) })
 	slices.SortFunc(nodes, func(a, b *scanned) int {
-		if c := a.newerThan(b); c != 0 {
-			return c
-		}
-		if c := a.ptr.Min.Compare(b.ptr.Min); c != 0 {
-			return c
-		}
-		return cmp.Compare(a.ptr.Seq, b.ptr.Seq)
+		return cmp.Or(a.newerThan(b), a.ptr.Min.Compare(b.ptr.Min), cmp.Compare(a.ptr.Seq, b.ptr.Seq))
 	})
-	var taken []ondisk.BtreePtr // disjoint, ascending
-	for _, n := range nodes {
-		pieces := uncovered(n.ptr, taken)
-		for _, p := range pieces {
-			if p.Min != n.ptr.Min || p.Max != n.ptr.Max {
-				p.Flags |= 1 // RANGE_UPDATED
-			}
-			at, _ := slices.BinarySearchFunc(taken, p.Min, func(t ondisk.BtreePtr, q ondisk.Pos) int { return t.Min.Compare(q) })
-			taken = slices.Insert(taken, at, p)
+	for i, n := range nodes {
+		n.rank = i
+	}
+	rest := slices.Clone(nodes) // not yet come to, by their starts
+	slices.SortFunc(rest, func(a, b *scanned) int { return cmp.Or(a.ptr.Min.Compare(b.ptr.Min), cmp.Compare(a.rank, b.rank)) })
+	var open byRank // come to, some of them over
+	for at := ondisk.PosMin; ; {
+		for len(rest) > 0 && !at.Less(rest[0].ptr.Min) {
+			heap.Push(&open, rest[0])
+			rest = rest[1:]
 		}
+		for len(open) > 0 && open[0].ptr.Max.Less(at) {
+			heap.Pop(&open)
+		}
+		if len(open) == 0 {
+			if len(rest) == 0 {
+				return keys
+			}
+			at = rest[0].ptr.Min
+			continue
+		}
+		// The newest one counts up to its end, or up to where a newer one begins.
+		n := open[0]
+		end := n.ptr.Max
+		for len(rest) > 0 && !end.Less(rest[0].ptr.Min) {
+			if rest[0].rank < n.rank {
+				end = rest[0].ptr.Min.Prev()
+				break
+			}
+			heap.Push(&open, rest[0])
+			rest = rest[1:]
+		}
+		p := n.ptr
+		if p.Min, p.Max = at, end; p.Min != n.ptr.Min || p.Max != n.ptr.Max {
+			p.Flags |= 1 // RANGE_UPDATED
+		}
+		keys = append(keys, p.Key())
+		if end == ondisk.SPosMax {
+			return keys
+		}
+		at = end.Next()
 	}
-	keys := make([]ondisk.Key, len(taken))
-	for i := range taken {
-		keys[i] = taken[i].Key()
-	}
-	return keys
 }
 
-// uncovered returns n cut to the parts of its range that none of taken covers.
-func uncovered(n ondisk.BtreePtr, taken []ondisk.BtreePtr) (pieces []ondisk.BtreePtr) {
-	from := n.Min
-	piece := func(to ondisk.Pos) {
-		p := n
-		p.Min, p.Max = from, to
-		pieces = append(pieces, p)
-	}
-	i, _ := slices.BinarySearchFunc(taken, from, func(t ondisk.BtreePtr, p ondisk.Pos) int { return t.Max.Compare(p) })
-	for ; ; i++ {
-		if i == len(taken) || n.Max.Less(taken[i].Min) {
-			piece(n.Max)
-			return pieces
-		}
-		if from.Less(taken[i].Min) {
-			piece(taken[i].Min.Prev())
-		}
-		if !taken[i].Max.Less(n.Max) {
-			return pieces
-		}
-		from = taken[i].Max.Next()
-	}
+// byRank is a heap, the newest node first.
+type byRank []*scanned
+
+func (h byRank) Len() int           { return len(h) }
+func (h byRank) Less(i, j int) bool { return h[i].rank < h[j].rank }
+func (h byRank) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *byRank) Push(x any)        { *h = append(*h, x.(*scanned)) }
+func (h *byRank) Pop() any {
+	old := *h
+	n := len(old) - 1
+	x := old[n]
+	old[n] = nil
+	*h = old[:n]
+	return x
 }
