@@ -44,13 +44,9 @@ func (b Blacklist) Contains(seq uint64) bool {
 // holes yields the parts of [from, to) that are not blacklisted.
 func (b Blacklist) holes(from, to uint64) iter.Seq[ondisk.SeqRange] {
 	return func(yield func(ondisk.SeqRange) bool) {
-		for _, r := range b {
-			if r.End <= from {
-				continue
-			}
-			if r.Start >= to {
-				break
-			}
+		i := sort.Search(len(b), func(i int) bool { return b[i].End > from })
+		for ; i < len(b) && from < to && b[i].Start < to; i++ {
+			r := b[i]
 			if from < r.Start && !yield(ondisk.SeqRange{Start: from, End: r.Start}) {
 				return
 			}

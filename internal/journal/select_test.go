@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -100,6 +101,22 @@ func TestBlacklist(t *testing.T) {
 	holes := slices.Collect(b.holes(0, 20))
 	if d := cmp.Diff([]ondisk.SeqRange{{Start: 0, End: 2}, {Start: 7, End: 8}, {Start: 16, End: 20}}, holes); d != "" {
 		t.Errorf("holes: -want +got:\n%s", d)
+	}
+}
+
+// A long blacklist and a long journal are no trouble together.
+func TestSelectMany(t *testing.T) {
+	var found []*Candidate
+	var ranges []ondisk.SeqRange
+	const n = 200000
+	for i := range uint64(n) {
+		found = append(found, &Candidate{Seq: 1 + 2*i, LastSeq: 1, Flush: true, Good: true})
+		ranges = append(ranges, ondisk.SeqRange{Start: 2 + 2*i, End: 3 + 2*i})
+	}
+	start := time.Now()
+	s := Select(found, NewBlacklist(ranges...), false)
+	if len(s.Replay) != n || len(s.Problems) != 0 || time.Since(start) > 20*time.Second {
+		t.Errorf("%d entries, problems %q, in %v", len(s.Replay), s.Problems, time.Since(start))
 	}
 }
 
