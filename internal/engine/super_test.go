@@ -73,6 +73,10 @@ func TestBestSuperblock(t *testing.T) {
 			c.edit(i, func(sb *ondisk.Superblock) { label(sb, fmt.Sprint("copy ", i)) })
 		}
 	}
+	base := loadCopies(t, "basic")
+	if len(base.at) != 3 {
+		t.Fatalf("%d copies, want 3", len(base.at))
+	}
 	newer := func(c *copies, i int, seq uint64) { c.edit(i, func(sb *ondisk.Superblock) { sb.Seq += seq }) }
 	for _, tt := range []struct {
 		name  string
@@ -91,10 +95,7 @@ func TestBestSuperblock(t *testing.T) {
 		}, "copy 0", []int{1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := loadCopies(t, "basic")
-			if len(c.at) != 3 {
-				t.Fatalf("%d copies, want 3", len(c.at))
-			}
+			c := &copies{base.Clone(), t, base.at}
 			mark(c)
 			tt.make(c)
 			fs, err := openOn(t, Options{}, c)
