@@ -220,7 +220,9 @@ func FuzzJsetRecord(f *testing.F) {
 			return
 		}
 		e := JsetEntry{Type: JsetEntryType(typ), BtreeID: BtreeID(btree), Level: level, Data: data[:len(data)&^7]}
-		check := func(id BtreeID, level uint8, k *Key) error { return ValidateKey(id, level, k, &ValidateContext{Version: VersionMax}) }
+		check := func(id BtreeID, level uint8, k *Key) error {
+			return ValidateKey(id, level, k, &ValidateContext{Version: VersionMax})
+		}
 		print := func(dst []byte, id BtreeID, _ uint8, k *Key) []byte { return AppendKeyText(dst, id, k, testTextEnv()) }
 		e.AppendText(nil, print)
 		e.Root()
