@@ -3,6 +3,7 @@ package bcachefs_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -71,31 +72,52 @@ func mutationsOf(b []byte) (all []fuzzing.Mutation) {
 	return all
 }
 
-// randomInput makes an input of n mutations of nodes and journal entries.
+// randomInput makes an input of n mutations, most of them of nodes and within what a writer might write.
 func randomInput(seed uint64, image byte, n int) []byte {
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	b := []byte{image, byte(rnd.Uint32())}
+	b := []byte{image, byte(rnd.Uint32() & rnd.Uint32())}
 	for range n {
 		m := fuzzing.Mutation{Kind: fuzzing.Node, Part: uint16(rnd.Uint32()), Op: uint8(rnd.IntN(10)), Index: uint16(rnd.Uint32()),
 			Off: uint8(rnd.IntN(64)), Width: uint8(rnd.IntN(4)), Value: rnd.Uint64() >> rnd.IntN(64)}
-		if rnd.IntN(4) == 0 {
+		switch rnd.IntN(8) {
+		case 0:
 			m.Kind = fuzzing.Kind(rnd.IntN(int(fuzzing.NumKinds)))
+		case 1:
+			m.Kind = fuzzing.Jset
+		case 2:
+			m.Value = -m.Value
+		case 3:
+			m.Value = uint64(rnd.IntN(16))
 		}
 		b = m.Append(b)
 	}
 	return b
 }
 
-// TestMutatedImages is a short run of FuzzImage with random mutations, for those who do not fuzz.
+var (
+	mutatedRuns = flag.Int("mutated", 200, "how many mutated images TestMutatedImages reads")
+	mutatedSeed = flag.Uint64("mutated-seed", 0, "first seed of TestMutatedImages")
+)
+
+// TestMutatedImages is FuzzImage with random mutations, without a fuzzer's guidance and several times as fast. A failing run is
+// repeated by its seed: -mutated 1 -mutated-seed N.
 func TestMutatedImages(t *testing.T) {
 	images := fuzzImageSet{loaded: map[int]*fuzzing.Image{}}
-	runs := 200
+	runs := *mutatedRuns
 	if testing.Short() {
-		runs = 10
+		runs = min(runs, 20)
 	}
-	for seed := range runs {
-		input := randomInput(uint64(seed)+1000, byte(seed%4), 1+seed%4)
+	for i := range runs {
+		seed := *mutatedSeed + uint64(i)
+		n := 4 // of testdata; a short test does not load more
+		if runs > 1000 || *mutatedSeed > 0 {
+			n = len(fuzzImages)
+		}
+		input := randomInput(seed, byte(seed%uint64(n)), 1+int(seed%5))
 		img := images.get(t, int(input[0]))
+		if img == nil {
+			continue
+		}
 		devices, err := img.Changed(t.Context(), img.Mutate(mutationsOf(input[2:])))
 		if err != nil {
 			t.Fatal(err)
