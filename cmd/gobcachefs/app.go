@@ -56,7 +56,11 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if ferr := a.out.Flush(); err == nil && ferr != nil {
 		err = failed("writing the output", "", ferr)
 	}
-	return a.exit(err)
+	code := a.exit(err)
+	if isMountHelper(args) {
+		code = mountHelperExit(code)
+	}
+	return code
 }
 
 // rootCommand is the list of all commands.

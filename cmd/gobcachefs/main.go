@@ -9,10 +9,13 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), stopSignals...)
+	// Who started this with nohup, or in the background of a script, wants signals ignored that are.
+	caught := slices.DeleteFunc(slices.Clone(stopSignals), signal.Ignored)
+	ctx, stop := signal.NotifyContext(context.Background(), caught...)
 	code := run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
@@ -119,8 +120,14 @@ func (m *mountCmd) run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if st, err := os.Stat(dir); err != nil {
+	var sfs unix.Statfs_t // unlike stat(2), this always asks who serves what is mounted there
+	if err := unix.Statfs(dir, &sfs); errors.Is(err, unix.ENOTCONN) {
+		return failedTodo("mount", dir, errors.New("the process that served what is mounted there is gone"), "umount it first")
+	}
+	if st, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return failedTodo("mount", dir, err, "make the directory first")
+	} else if err != nil {
+		return failed("mount", dir, err)
 	} else if !st.IsDir() {
 		return failed("mount", dir, errors.New("not a directory"))
 	}
@@ -186,8 +193,8 @@ func mountError(dir string, err error) error {
 		return failedTodo("mount", dir, errors.New("fusermount3 is missing"), "install the package fuse3, or run it as root")
 	case errors.Is(err, unix.ENODEV), errors.Is(err, fs.ErrNotExist) && missing("/dev/fuse"):
 		return failedTodo("mount", dir, errors.New("this kernel has no FUSE"), "load the module fuse, or use cp, export or ls")
-	case errors.Is(err, fs.ErrPermission):
-		return failedTodo("mount", dir, err, "run it as root, or install fuse3 and mount at a directory of your own")
+	case errors.Is(err, fs.ErrPermission) || os.Geteuid() != 0 && unix.Access("/dev/fuse", unix.R_OK|unix.W_OK) != nil:
+		return failedTodo("mount", dir, fs.ErrPermission, "run it as root, or install fuse3 and mount at a directory of your own")
 	}
 	return failed("mount", dir, err)
 }
@@ -200,7 +207,8 @@ func missing(path string) bool {
 // daemonVar tells a copy of this program that it is to serve in the background, and which file descriptor says that it does.
 const daemonVar = "GOBCACHEFS_MOUNT_READY_FD"
 
-const daemonFD = 3
+// firstExtraFD is where exec.Cmd puts the first of ExtraFiles.
+const firstExtraFD = 3
 
 // daemonize starts a copy of this program and waits until it has mounted or failed. The copy keeps the terminal until then, to
 // ask for a passphrase and to report.
@@ -217,8 +225,14 @@ func (m *mountCmd) daemonize() error {
 	cmd := exec.Command(exe)
 	cmd.Args = os.Args
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{w}
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", daemonVar, daemonFD))
+	if m.passphraseFD == firstExtraFD { // it stays where the flag says; others are inherited as they are
+		if wasInherited(firstExtraFD) {
+			cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(firstExtraFD, "passphrase"))
+		}
+	}
+	ready := firstExtraFD + len(cmd.ExtraFiles)
+	cmd.ExtraFiles = append(cmd.ExtraFiles, w)
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", daemonVar, ready))
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
@@ -236,12 +250,13 @@ func (m *mountCmd) daemonize() error {
 
 // daemonPipe returns the pipe to the parent in the copy that daemonize started, else nil.
 func daemonPipe() *os.File {
-	if os.Getenv(daemonVar) != fmt.Sprint(daemonFD) {
+	fd, err := strconv.Atoi(os.Getenv(daemonVar))
+	if err != nil || fd < firstExtraFD {
 		return nil
 	}
 	os.Unsetenv(daemonVar)
-	unix.CloseOnExec(daemonFD)
-	return os.NewFile(daemonFD, "parent")
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "parent")
 }
 
 // detach lets go of the terminal and tells the parent that the mount is there.

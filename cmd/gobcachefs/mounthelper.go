@@ -17,7 +17,7 @@ func mountHelperArgs(args []string) []string {
 	if len(args) < 3 {
 		return args
 	}
-	helper := strings.HasPrefix(filepath.Base(args[0]), "mount.")
+	helper := isMountHelper(args)
 	if !helper && !sourceAndDir(args[1:]) {
 		return args
 	}
@@ -49,10 +49,26 @@ func mountHelperArgs(args []string) []string {
 	return slices.Concat(out, flags)
 }
 
+// isMountHelper reports whether the program was called by the name of a helper of mount(8).
+func isMountHelper(args []string) bool {
+	return len(args) > 0 && strings.HasPrefix(filepath.Base(args[0]), "mount.")
+}
+
+// mountHelperExit is the exit code that mount(8) expects of a helper.
+func mountHelperExit(code int) int {
+	switch code {
+	case exitFailed:
+		return 32 // the mount failed
+	case exitUsage:
+		return 1 // the command line or fstab is wrong
+	}
+	return code
+}
+
 // sourceAndDir reports whether args begin with something that looks like devices and an existing directory, as mount.fuse
 // has them; no command does.
 func sourceAndDir(args []string) bool {
-	if !strings.Contains(args[0], "/") || strings.HasPrefix(args[0], "-") {
+	if strings.HasPrefix(args[0], "-") || !strings.Contains(args[0], "/") && !isUUID(args[0]) {
 		return false
 	}
 	st, err := os.Stat(args[1])

@@ -32,13 +32,15 @@ func (o *openFlags) passphrase(ctx context.Context, a *app, where string) ([]byt
 		defer f.Close()
 		return readPassphrase(f, o.passphraseFile)
 	case o.passphraseFD >= 0:
+		if !wasInherited(o.passphraseFD) {
+			return nil, failed("read passphrase", fmt.Sprintf("file descriptor %d", o.passphraseFD), errors.New("it is not open"))
+		}
+		if standard := []*os.File{os.Stdin, os.Stdout, os.Stderr}; o.passphraseFD < len(standard) {
+			f := standard[o.passphraseFD] // not another File, which would close it when it is collected
+			return readPassphrase(f, f.Name())
+		}
 		f := os.NewFile(uintptr(o.passphraseFD), fmt.Sprintf("file descriptor %d", o.passphraseFD))
-		if f == nil {
-			return nil, usagef("--passphrase-fd %d: no such file descriptor", o.passphraseFD)
-		}
-		if o.passphraseFD > 2 {
-			defer f.Close()
-		}
+		defer f.Close()
 		return readPassphrase(f, f.Name())
 	}
 	if p := a.getenv(passphraseVar); p != "" {
