@@ -33,6 +33,8 @@ type Stat struct {
 	Generation uint32
 	JournalSeq uint64
 	Project    uint32        // project id, 0 if none
+	Dir        uint64        // directory that the inode notes its name to be in; 0 if none
+	DirCookie  uint64        // and the cookie of its entry there
 	SubvolRoot bool          // the inode is the root of subvolume ID.Subvol
 	Casefold   bool          // a directory whose names are found in any case
 	Options    []InodeOption // options that are set here or inherited; others are those of the filesystem
@@ -105,7 +107,7 @@ func (f *FS) stat(id InodeID, in *ondisk.Inode) *Stat {
 	st := &Stat{ID: id, RawMode: in.Mode, Mode: fileMode(in.Mode), UID: in.UID, GID: in.GID, Nlink: in.Nlink(),
 		Size: int64(min(in.Size, 1<<63-1)), Sectors: in.Sectors, Atime: f.clock.time(in.Atime), Mtime: f.clock.time(in.Mtime),
 		Ctime: f.clock.time(in.Ctime), Btime: f.clock.time(in.Otime), Generation: in.Generation, JournalSeq: in.JournalSeq,
-		Flags: InodeFlags(in.Flags) & (FlagNoAtime<<1 - 1), SubvolRoot: in.Subvol != 0, Casefold: f.tree.Casefolded(in)}
+		Flags: InodeFlags(in.Flags) & (FlagNoAtime<<1 - 1), Dir: in.Dir, DirCookie: in.DirOffset, SubvolRoot: in.Subvol != 0, Casefold: f.tree.Casefolded(in)}
 	if st.Mode&fs.ModeDevice != 0 {
 		st.RdevMajor, st.RdevMinor = splitDev(in.Dev)
 	}

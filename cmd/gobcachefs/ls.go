@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/go-bcachefs/bcachefs"
+	"github.com/go-bcachefs/bcachefs/internal/visit"
 )
 
 type lsCmd struct {
@@ -22,6 +23,7 @@ type lsCmd struct {
 
 	fs       *bcachefs.FS
 	problems problems
+	seen     visit.Dirs
 	headings bool // directories are announced by their names
 	printed  bool
 	rows     []*fileJSON
@@ -99,6 +101,8 @@ func (l *lsCmd) list(ctx context.Context, v *bcachefs.View, paths []string) erro
 	l.print(ctx, files)
 	l.printed = len(files) > 0
 	for _, d := range dirs {
+		l.seen = visit.Dirs{}
+		l.seen.Start(d.stat.ID)
 		if err := l.dir(ctx, d, 0); err != nil {
 			return err
 		}
@@ -128,7 +132,7 @@ func (l *lsCmd) dir(ctx context.Context, d *node, depth int) error {
 			l.problems.add("ls", at, err)
 			st = nil // the name is there, which is worth listing
 		}
-		nodes = append(nodes, &node{path: at, name: e.Name, stat: st})
+		nodes = append(nodes, &node{path: at, name: e.Name, stat: st, cookie: e.Cookie})
 	}
 	l.sort(nodes)
 	l.print(ctx, nodes)
@@ -141,6 +145,10 @@ func (l *lsCmd) dir(ctx context.Context, d *node, depth int) error {
 		}
 		if depth == maxDepth {
 			l.problems.add("ls", n.path, errTooDeep)
+			continue
+		}
+		if err := l.seen.Enter(n.stat, d.stat.ID, n.cookie); err != nil {
+			l.problems.add("ls", n.path, err)
 			continue
 		}
 		sub := &node{path: n.path, name: path.Join(d.name, n.name), stat: n.stat}

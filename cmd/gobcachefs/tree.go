@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/go-bcachefs/bcachefs"
+	"github.com/go-bcachefs/bcachefs/internal/visit"
 )
 
 type treeCmd struct {
@@ -21,6 +22,7 @@ type treeCmd struct {
 	fs          *bcachefs.FS
 	problems    problems
 	dirs, files int
+	seen        visit.Dirs
 }
 
 // treeJSON is a file with what is in it, for --json.
@@ -72,6 +74,8 @@ func (t *treeCmd) run(ctx context.Context, args []string) error {
 			fmt.Fprintln(t.out, t.shownName(start))
 		}
 		if st.Mode.IsDir() {
+			t.seen = visit.Dirs{}
+			t.seen.Start(id)
 			if err := t.dir(ctx, id, cleanPath(start), "", 1, root); err != nil {
 				return err
 			}
@@ -128,6 +132,10 @@ func (t *treeCmd) dir(ctx context.Context, dir bcachefs.InodeID, at, prefix stri
 		}
 		t.dirs++
 		if depth < t.level && depth < maxDepth {
+			if err := t.seen.Enter(st, dir, e.Cookie); err != nil {
+				t.problems.add("read directory", sub, err)
+				continue
+			}
 			if err := t.dir(ctx, e.ID, sub, prefix+below, depth+1, child); err != nil {
 				return err
 			}

@@ -13,9 +13,10 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-bcachefs/bcachefs"
+	"github.com/go-bcachefs/bcachefs/internal/visit"
 )
 
-// maxDepth bounds how deep directories may be nested, as a damaged image may hold one in itself.
+// maxDepth bounds how deep directories may be nested.
 const maxDepth = 4096
 
 // errTooDeep is about a directory at maxDepth.
@@ -104,6 +105,8 @@ type node struct {
 	name  string // as in its directory; the path as given at the start of the walk
 	stat  *bcachefs.Stat
 	depth int // 0 at the start of the walk
+
+	cookie uint64 // of its entry, for ls
 }
 
 // errSkip makes walk leave out what is in a directory.
@@ -119,9 +122,19 @@ type walker struct {
 
 	oneSubvol bool   // leave out what is in other subvolumes than the start
 	subvol    uint32 // of the start
+
+	dirs visit.Dirs
 }
 
+// visit walks from an inode on. A walker is used for one walk.
 func (w *walker) visit(ctx context.Context, id bcachefs.InodeID, at, name string, depth int) error {
+	w.dirs.Start(id)
+	return w.step(ctx, nil, bcachefs.DirEntry{Name: name, ID: id}, at, depth)
+}
+
+// step visits what an entry of a directory leads to; parent is nil at the start.
+func (w *walker) step(ctx context.Context, parent *bcachefs.Stat, e bcachefs.DirEntry, at string, depth int) error {
+	id, name := e.ID, e.Name
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -149,8 +162,14 @@ func (w *walker) visit(ctx context.Context, id bcachefs.InodeID, at, name string
 		w.p.add("read directory", at, errTooDeep)
 		return nil
 	}
-	for _, e := range readDir(ctx, w.f, id, at, w.p) {
-		if err := w.visit(ctx, e.ID, path.Join(at, e.Name), e.Name, depth+1); err != nil {
+	var entries []bcachefs.DirEntry
+	if err := w.enter(st, parent, e.Cookie); err != nil {
+		w.p.add("read directory", at, err)
+	} else {
+		entries = readDir(ctx, w.f, id, at, w.p)
+	}
+	for _, e := range entries {
+		if err := w.step(ctx, st, e, path.Join(at, e.Name), depth+1); err != nil {
 			return err
 		}
 	}
@@ -158,6 +177,13 @@ func (w *walker) visit(ctx context.Context, id bcachefs.InodeID, at, name string
 		return w.after(n)
 	}
 	return nil
+}
+
+func (w *walker) enter(st, parent *bcachefs.Stat, cookie uint64) error {
+	if parent == nil {
+		return nil
+	}
+	return w.dirs.Enter(st, parent.ID, cookie)
 }
 
 // shownName is how a name is printed: as it is to a file or pipe, without control characters to a terminal.

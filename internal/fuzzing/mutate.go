@@ -331,3 +331,11 @@ func (m *Mutation) putKeys(p *Part, b []byte, i int, keys []ondisk.Key, block in
 	clear(b[end:limit])
 	binary.LittleEndian.PutUint16(b[bset+bsetU64sAt:], uint16(len(packed)/8))
 }
+
+// Keys returns the keys of a [Node] in the order that [Mutation.Index] counts them in.
+func (p *Part) Keys() (keys []ondisk.Key) {
+	for i := range p.node.Bsets {
+		keys = append(keys, keysOf(p, p.Bytes, i)...)
+	}
+	return keys
+}

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/go-bcachefs/bcachefs"
+	"github.com/go-bcachefs/bcachefs/internal/visit"
 )
 
 const header = "# bcachefs-manifest 1\n" +
@@ -40,7 +41,7 @@ const pending = 256
 // readSize is up to which size, in bytes, a file is read in one go.
 const readSize = 1 << 20
 
-// MaxDepth bounds how deep directories may be nested: a damaged image may hold one in itself.
+// MaxDepth bounds how deep directories may be nested.
 const MaxDepth = 4096
 
 // ReadErrors says that a manifest is complete but for things that could not be read, marked "!" in it.
@@ -92,7 +93,8 @@ func WriteOptions(ctx context.Context, w io.Writer, v *bcachefs.View, o Options)
 	go func() {
 		defer close(walked)
 		defer close(l.queue)
-		walkErr = l.walk(ctx, o.Start, "", 0)
+		l.dirs.Start(o.Start)
+		walkErr = l.walk(ctx, nil, bcachefs.DirEntry{ID: o.Start}, "", 0)
 		l.workers.Wait()
 	}()
 	err := l.print(w, o)
@@ -130,6 +132,7 @@ type lister struct {
 	fs      *bcachefs.FS
 	queue   chan chan line
 	workers errgroup.Group
+	dirs    visit.Dirs // of the walking goroutine
 	failed  ReadErrors // of the printing goroutine
 }
 
@@ -160,8 +163,9 @@ func (l *lister) print(w io.Writer, o Options) error {
 	return out.Flush()
 }
 
-// walk queues the line of an inode and, if it is a directory, of all below it.
-func (l *lister) walk(ctx context.Context, id bcachefs.InodeID, path string, depth int) error {
+// walk queues the line of an inode and, if it is a directory, of all below it. parent is the directory of e, nil at the start.
+func (l *lister) walk(ctx context.Context, parent *bcachefs.InodeID, e bcachefs.DirEntry, path string, depth int) error {
+	id := e.ID
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -187,6 +191,11 @@ func (l *lister) walk(ctx context.Context, id bcachefs.InodeID, path string, dep
 	if depth >= MaxDepth {
 		return l.note("readdir", path, fmt.Errorf("directories are nested deeper than %d", MaxDepth))
 	}
+	if parent != nil {
+		if err := l.dirs.Enter(st, *parent, e.Cookie); err != nil {
+			return l.note("readdir", path, err)
+		}
+	}
 	entries, errs := l.entries(ctx, id)
 	for _, err := range errs {
 		if err := l.note("readdir", path, err); err != nil {
@@ -204,7 +213,7 @@ func (l *lister) walk(ctx context.Context, id bcachefs.InodeID, path string, dep
 			}
 			continue
 		}
-		if err := l.walk(ctx, e.ID, sub, depth+1); err != nil {
+		if err := l.walk(ctx, &id, e, sub, depth+1); err != nil {
 			return err
 		}
 	}
