@@ -175,7 +175,7 @@ func contents(t *testing.T, fsys *bcachefs.FS, id bcachefs.InodeID) ([]byte, err
 func TestFlippedData(t *testing.T) {
 	for _, name := range []string{"basic", "block-512", "csum-crc32c-crc64", "csum-crc64-xxhash", "csum-xxhash-crc32c", "compress-lz4",
 		"compress-gzip", "compress-zstd", "compress-mixed", "encrypted", "encrypted-wide-zstd", "reflink", "snapshots",
-		"multi-replicas", "v1.39-basic", "v1.39-compress-zstd", "v1.39-encrypted-wide-zstd", "v1.31-unwritten", "v1.4-encrypted-lz4"} {
+		"multi-replicas", "v1.39-basic", "v1.39-compress-zstd", "v1.31-unwritten", "v1.4-encrypted-lz4"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			img := golden.Find(t, name)
@@ -283,6 +283,9 @@ func TestFlippedReplica(t *testing.T) {
 func TestFlippedNodes(t *testing.T) {
 	for _, name := range []string{"basic", "reflink", "encrypted", "snapshots", "v1.39-basic", "v1.31-btree-64k"} {
 		for _, id := range []ondisk.BtreeID{ondisk.BtreeExtents, ondisk.BtreeReflink, ondisk.BtreeXattrs, ondisk.BtreeInodes, ondisk.BtreeSnapshots} {
+			if name == "encrypted" && id != ondisk.BtreeExtents {
+				continue // deriving its key takes long
+			}
 			t.Run(fmt.Sprintf("%s-%v", name, id), func(t *testing.T) {
 				t.Parallel()
 				img := golden.Find(t, name)
