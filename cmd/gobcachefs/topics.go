@@ -9,7 +9,8 @@ func optionsTopic() *cobra.Command {
 		Short: "Opening a filesystem: devices, options, passphrases",
 		Long: `Devices
   The devices (or image files) of a filesystem are joined by colons: /dev/sda:/dev/sdb. Where only devices are expected they
-  may also be several arguments. Members that are not given are looked for in the directories that --scan names.
+  may also be several arguments. Members that are not given are looked for among the block devices, or in the directories that
+  --scan names. UUID=... stands for all members that are found so of the filesystem with this external UUID.
 
   A filesystem that was not unmounted is shown as the driver would recover it: its journal is replayed in memory. Nothing is
   ever written to a device.
