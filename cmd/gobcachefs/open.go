@@ -268,7 +268,7 @@ func (v *viewFlags) view(f *bcachefs.FS, m mountOptions) (*bcachefs.View, error)
 		}
 		view, err := f.SnapshotView(uint32(id))
 		if err != nil {
-			return nil, failedTodo("find snapshot", snapshot, err, "'gobcachefs subvolume list-snapshots' lists them")
+			return nil, failedTodo("find", "snapshot "+snapshot, err, "'gobcachefs subvolume list-snapshots' lists them")
 		}
 		return view, nil
 	case subvol == "":
