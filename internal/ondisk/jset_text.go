@@ -29,7 +29,7 @@ func (e *JsetEntry) DataUsage() (r JsetReplicas, sectors uint64, ok bool) {
 		return r, 0, false
 	}
 	b := e.Data[8:]
-	r = JsetReplicas{DataType: DataType(b[0]), Required: b[2], Devs: b[3 : 3+b[1]]}
+	r = JsetReplicas{DataType: DataType(b[0]), Required: b[2], Devs: b[3 : 3+int(b[1])]}
 	if r.Required > 1 && int(r.Required) >= len(r.Devs) {
 		return r, 0, false
 	}
