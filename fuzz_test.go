@@ -436,7 +436,7 @@ func (r *reading) usage() {
 	r.check(r.fs.Engine().SB.Text(io.Discard, ondisk.TextOptions{All: true, Layout: true, Location: time.UTC}))
 }
 
-// journal reads every entry of the journal, whether it counts or not.
+// journal reads and prints every entry of the journal, whether it counts or not.
 func (r *reading) journal() {
 	cfg := r.fs.Engine().JournalConfig()
 	cfg.All = true
@@ -448,5 +448,25 @@ func (r *reading) journal() {
 	_, err = journal.Load(r.ctx, &cfg, journal.Select(found.Candidates, cfg.Blacklist, cfg.Degraded), nil)
 	if err != nil && !errors.Is(err, ondisk.ErrIncompatible) {
 		r.check(err)
+	}
+	for _, c := range found.Candidates {
+		at := c.Copies[0]
+		buf := make([]byte, at.Bytes)
+		r.check(cfg.Members[at.Member].Device.ReadAt(r.ctx, buf, at.Offset))
+		if j, _, err := ondisk.DecodeJset(buf, cfg.Params); err == nil {
+			j.Validate(nil)
+			r.records(j)
+		}
+	}
+}
+
+func (r *reading) records(j *ondisk.Jset) {
+	for i := range j.Entries {
+		text := j.Entries[i].AppendText(nil, func(dst []byte, id ondisk.BtreeID, _ uint8, k *ondisk.Key) []byte {
+			return ondisk.AppendKeyText(dst, id, k, nil)
+		})
+		if len(text) > 16<<20 {
+			r.t.Errorf("%d bytes of text for record %d of entry %d", len(text), i, j.Seq)
+		}
 	}
 }
