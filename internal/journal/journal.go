@@ -54,7 +54,7 @@ type Config struct {
 type Location struct {
 	Member int // index in Config.Members
 	Offset int64
-	Bytes  int // header and entries, without padding
+	Bytes  int // header and entries, without padding; never more than there may be, whatever a damaged entry says
 }
 
 // Candidate is an entry found in the journal.

@@ -274,6 +274,7 @@ func (s *scanner) scanBucket(ctx context.Context, member int, w *window) error {
 			entry, _, err = ondisk.DecodeJset(b[:size], s.cfg.Params)
 		} else {
 			err = fmt.Errorf("entry of %d bytes is longer than its bucket", size)
+			size = min(w.end-off, ondisk.MaxJsetBytes)
 		}
 		c := Candidate{Seq: seq, Copies: []Location{{member, off, int(size)}}}
 		switch {

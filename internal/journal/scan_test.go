@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -66,7 +67,8 @@ func testEntry(t testing.TB, seq, last uint64, flush bool, pad int) []byte {
 }
 
 // testJournal makes a member of a description of its buckets: entries separated by spaces, buckets by "|". An entry is as in
-// candidates, with more letters behind it: "x" flips a bit in it, "z" zeroes it.
+// candidates, with more letters behind it: "x" flips a bit in it, "z" zeroes it,
+// "l" has it claim to be as long as can be.
 func testJournal(t testing.TB, desc string) (*counted, []uint64) {
 	t.Helper()
 	d := blockdev.NewMemory(64 * testBucket)
@@ -77,7 +79,7 @@ func testJournal(t testing.TB, desc string) (*counted, []uint64) {
 		off := int64(b) * testBucket
 		for _, f := range strings.Fields(bucket) {
 			damage := ""
-			if n := len(f) - 1; f[n] == 'x' || f[n] == 'z' {
+			if n := len(f) - 1; strings.ContainsRune("xzl", rune(f[n])) {
 				f, damage = f[:n], f[n:]
 			}
 			c := candidates(t, f)[0]
@@ -87,6 +89,8 @@ func testJournal(t testing.TB, desc string) (*counted, []uint64) {
 				e[90] ^= 0x10
 			case "z":
 				clear(e)
+			case "l":
+				binary.LittleEndian.PutUint32(e[jsetU64sAt:], math.MaxUint32)
 			}
 			if err := d.WriteAt(ctx, e, off); err != nil {
 				t.Fatal(err)
@@ -125,6 +129,7 @@ func TestScan(t *testing.T) {
 		{"zeroed last entry", []string{"1f1 2f1|3f1 4f1z"}, "1 2 3", 3, 3},
 		{"damaged in the middle, more behind it", []string{"1f1 2f1x 3f1"}, "1 3", 3, 3},
 		{"first of the bucket damaged", []string{"1f1|2f1x 3f1|4f1"}, "1 3 4", 4, 4},
+		{"damaged length", []string{"1f1 2f1l 3f1"}, "1 3", 3, 3},
 		{"two members", []string{"1f1 3f1|5f2", "2f1 4f1|"}, "2 3 4 5", 5, 5},
 		{"two members, copies", []string{"1f1 2f1|3f1x", "1f1x 2f1|3f1"}, "1 2 3", 3, 3},
 		{"newest on the other member", []string{"1f1 2f1", "3f1 4n"}, "1 2 3", 3, 4},
@@ -136,6 +141,13 @@ func TestScan(t *testing.T) {
 			found, err := Scan(ctx, cfg)
 			if err != nil {
 				t.Fatal(err)
+			}
+			for _, c := range found.Candidates {
+				for _, at := range c.Copies {
+					if at.Bytes > testBucket-int(at.Offset%testBucket) {
+						t.Errorf("entry %d of %d bytes at %d reaches beyond its bucket", c.Seq, at.Bytes, at.Offset)
+					}
+				}
 			}
 			s := Select(found.Candidates, nil, false)
 			var replay []string
