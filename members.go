@@ -26,25 +26,25 @@ func (m members) DeviceName(dev uint8) string {
 }
 
 // Stale looks up the generation of a bucket.
-func (m members) Stale(ctx context.Context, dev uint8, sector ondisk.Sector, gen uint8) bool {
+func (m members) Stale(ctx context.Context, dev uint8, sector ondisk.Sector, gen uint8) (bool, error) {
 	member := m.engine.Member(dev)
 	if member == nil || member.BucketSize == 0 {
-		return true
+		return true, nil
 	}
 	bucket := uint64(sector) / uint64(member.BucketSize)
 	k, ok, err := m.engine.Reader.Lookup(ctx, ondisk.BtreeAlloc, ondisk.Pos{Inode: uint64(dev), Offset: bucket})
 	if err != nil {
-		return true
+		return false, fmt.Errorf("whether bucket %d was reused is not known: %w", bucket, err)
 	}
 	var now uint8
 	if ok {
 		a, err := ondisk.DecodeAlloc(k)
 		if err != nil {
-			return true
+			return false, fmt.Errorf("whether bucket %d was reused is not known: %w", bucket, err)
 		}
 		now = a.Gen
 	}
-	return now != gen
+	return now != gen, nil
 }
 
 // Codes of targets, as options have them: 0 is none, then come devices, then labels.

@@ -85,9 +85,9 @@ type Devices interface {
 	Device(dev uint8) blockdev.Device
 	// DeviceName names a member in messages, also a missing one.
 	DeviceName(dev uint8) string
-	// Stale reports whether the bucket of a sector was reused since a pointer with generation gen was made. If that
-	// cannot be known the answer is true.
-	Stale(ctx context.Context, dev uint8, sector ondisk.Sector, gen uint8) bool
+	// Stale reports whether the bucket of a sector was reused since a pointer with generation gen was made. An
+	// error means that this cannot be known.
+	Stale(ctx context.Context, dev uint8, sector ondisk.Sector, gen uint8) (bool, error)
 }
 
 // Config is what a [Reader] needs to know of its filesystem.

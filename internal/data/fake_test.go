@@ -71,16 +71,17 @@ const testInum = 4099
 
 // world is a filesystem of one file.
 type world struct {
-	t     testing.TB
-	trees fakeTrees
-	disks []*fakeDisk
-	gone  [8]bool
-	stale bool
-	key   *crypt.Key
-	next  ondisk.Sector // free on all disks
-	want  []byte
-	rng   *rand.Rand
-	r     *Reader
+	t        testing.TB
+	trees    fakeTrees
+	disks    []*fakeDisk
+	gone     [8]bool
+	stale    bool
+	staleErr error
+	key      *crypt.Key
+	next     ondisk.Sector // free on all disks
+	want     []byte
+	rng      *rand.Rand
+	r        *Reader
 }
 
 func newWorld(t testing.TB, disks int) *world {
@@ -108,7 +109,9 @@ func (w *world) Device(dev uint8) blockdev.Device {
 
 func (w *world) DeviceName(dev uint8) string { return fmt.Sprintf("disk%d", dev) }
 
-func (w *world) Stale(context.Context, uint8, ondisk.Sector, uint8) bool { return w.stale }
+func (w *world) Stale(context.Context, uint8, ondisk.Sector, uint8) (bool, error) {
+	return w.stale, w.staleErr
+}
 
 // bytes makes data that compresses to about half.
 func (w *world) bytes(sectors int) []byte {

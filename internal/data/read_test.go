@@ -168,6 +168,12 @@ func TestReadCachedCopies(t *testing.T) {
 	if _, err := w.r.ReadAt(context.Background(), testInum, 1, p, 0); !errors.Is(err, ErrNoDevice) {
 		t.Errorf("with only a stale copy left: %v, want %v", err, ErrNoDevice)
 	}
+	// If it cannot be known whether a copy is stale, what it held is neither shown nor taken for a hole.
+	w.staleErr = errors.New("alloc cannot be read")
+	w.reader(Config{})
+	if _, err := w.r.ReadAt(context.Background(), testInum, 1, p, 0); !errors.Is(err, w.staleErr) {
+		t.Errorf("with a copy that may be stale: %v, want %v", err, w.staleErr)
+	}
 }
 
 func TestReadCoalesces(t *testing.T) {

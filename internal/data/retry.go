@@ -26,9 +26,17 @@ func (r *Reader) retry(ctx context.Context, q *request, u *unit, dst []byte, alo
 	for _, cached := range []bool{false, true} {
 		for i := range ptrs {
 			p := &ptrs[i]
-			if i == chosen || p.Cached != cached || p.Dev == ondisk.DevInvalid ||
-				cached && !r.cachedUsable(ctx, p) {
+			if i == chosen || p.Cached != cached || p.Dev == ondisk.DevInvalid {
 				continue
+			}
+			if cached {
+				switch usable, err := r.cachedUsable(ctx, p); {
+				case err != nil && last == nil:
+					last = err
+					continue
+				case !usable:
+					continue
+				}
 			}
 			err := r.readFrom(ctx, u, p, dst, false)
 			if err == nil || ctx.Err() != nil {

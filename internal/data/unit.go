@@ -124,11 +124,16 @@ func (r *Reader) choose(ctx context.Context, q *request, e *extent) (int, error)
 			best, bestFaults, bestBusy = i, faults, busy
 		}
 	}
+	var unknown error // of a cached copy
 	if best < 0 {
 		for i := range ptrs {
-			if r.cachedUsable(ctx, &ptrs[i]) {
+			usable, err := r.cachedUsable(ctx, &ptrs[i])
+			if usable {
 				best = i
 				break
+			}
+			if err != nil {
+				unknown = err
 			}
 		}
 	}
@@ -137,6 +142,8 @@ func (r *Reader) choose(ctx context.Context, q *request, e *extent) (int, error)
 		return e.firstPtr + best, nil
 	case rebuild:
 		return choiceRebuild, nil
+	case unknown != nil:
+		return 0, unknown
 	case !dirty && len(ptrs) > 0:
 		return choiceZero, nil
 	case missing >= 0:
@@ -145,7 +152,14 @@ func (r *Reader) choose(ctx context.Context, q *request, e *extent) (int, error)
 	return 0, ErrNoReplica
 }
 
-func (r *Reader) cachedUsable(ctx context.Context, p *ondisk.DecodedPtr) bool {
-	return p.Cached && p.Dev != ondisk.DevInvalid && r.cfg.Devices.Device(p.Dev) != nil &&
-		!r.cfg.Devices.Stale(ctx, p.Dev, p.Offset, p.Gen)
+// cachedUsable reports whether a pointer is a cached copy that still holds its data. An error, that it may be one.
+func (r *Reader) cachedUsable(ctx context.Context, p *ondisk.DecodedPtr) (bool, error) {
+	if !p.Cached || p.Dev == ondisk.DevInvalid || r.cfg.Devices.Device(p.Dev) == nil {
+		return false, nil
+	}
+	stale, err := r.cfg.Devices.Stale(ctx, p.Dev, p.Offset, p.Gen)
+	if err != nil {
+		return false, &ReadError{Device: r.cfg.Devices.DeviceName(p.Dev), Sector: int64(p.Offset), Err: err}
+	}
+	return !stale, nil
 }
