@@ -215,7 +215,7 @@ func (fs *FS) report(missing []*Member, l *loss, all bool) error {
 	}
 	switch {
 	case l.any() && !fs.opts.VeryDegraded:
-		return fmt.Errorf("%w: %s %s not there, and without %s; give the missing devices, or ask for very_degraded to read the rest",
+		return fmt.Errorf("%w: %s %s not there: %s; give the missing devices, or ask for very_degraded to read the rest",
 			ErrDegraded, list, what, l)
 	case l.any():
 		fs.message("%s %s missing: %s", list, what, l)

@@ -213,10 +213,13 @@ func (fs *FS) readJournal(ctx context.Context) (*journal.Contents, error) {
 		fs.message("the filesystem was not shut down properly and its journal holds nothing usable: no btree has a root")
 		return &journal.Contents{Selection: sel}, nil
 	}
-	fs.message("not shut down properly: the journal's entries %d-%d are applied in memory", sel.LastSeq, sel.Flush)
+	what := "are applied in memory"
+	if fs.opts.NoRecovery {
+		what = "are used for the roots of the btrees only, as no recovery was asked for"
+	}
+	fs.message("not shut down properly: the journal's entries %d-%d %s", sel.LastSeq, sel.Flush, what)
 	contents, err := journal.Load(ctx, &cfg, sel, fs.checkKey)
 	if err == nil && fs.opts.NoRecovery {
-		fs.message("no recovery: the journal's keys are ignored")
 		contents.Overlay = nil
 	}
 	return contents, err

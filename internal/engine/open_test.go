@@ -267,6 +267,9 @@ func TestNoRecovery(t *testing.T) {
 	if fs.Journal.Overlay.Len() != 0 || len(fs.Journal.Roots) == 0 {
 		t.Errorf("%d roots, overlay of %d keys", len(fs.Journal.Roots), fs.Journal.Overlay.Len())
 	}
+	if all := strings.Join(fs.Messages(), "\n"); strings.Contains(all, "applied") || !strings.Contains(all, "no recovery was asked for") {
+		t.Errorf("messages:\n%s", all)
+	}
 }
 
 func TestFresh(t *testing.T) {
