@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/super"
 )
 
 // splitDevices turns arguments into paths: each is a path, or several joined by colons as mount(8) takes them. A colon that
@@ -58,7 +59,7 @@ type found struct {
 	path  string
 	given bool // by the caller, and not found by looking around
 	dev   blockdev.Device
-	sb    *superRead
+	sb    *super.Found
 }
 
 // openAll opens the given devices and reads their superblocks. On errors everything is closed.
@@ -96,7 +97,7 @@ func openByUUID(ctx context.Context, id string, have []*found, opts *Options) ([
 	}
 	scan := *opts
 	scan.NoScan = false
-	all, err := discover(ctx, have, &scan, func(sb *superRead) bool { return sb.UserUUID == uuid })
+	all, err := discover(ctx, have, &scan, func(sb *super.Found) bool { return sb.UserUUID == uuid })
 	if err == nil && len(all) == 0 {
 		err = fmt.Errorf("no device holds a filesystem with UUID %v", uuid)
 	}
@@ -108,7 +109,7 @@ func openOne(ctx context.Context, path string, opts *Options) (*found, error) {
 	if err != nil {
 		return nil, err
 	}
-	sb, err := readSuper(ctx, dev, opts.SBSector)
+	sb, err := super.Read(ctx, dev, opts.SBSector)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), dev.Close())
 	}
@@ -124,7 +125,7 @@ func closeAll(all []*found) (err error) {
 
 // discover looks for further members of the filesystem that have belongs true, among the block devices of the system or in
 // ScanDirs. Devices that cannot be opened or hold something else are passed over.
-func discover(ctx context.Context, have []*found, opts *Options, belongs func(*superRead) bool) ([]*found, error) {
+func discover(ctx context.Context, have []*found, opts *Options, belongs func(*super.Found) bool) ([]*found, error) {
 	if opts.NoScan || opts.OpenDevice != nil && len(opts.ScanDirs) == 0 {
 		return nil, nil
 	}

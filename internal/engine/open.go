@@ -11,6 +11,7 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/codec/strhash"
 	"github.com/go-bcachefs/bcachefs/internal/journal"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/super"
 )
 
 // ErrPassphrase means that an encrypted filesystem cannot be opened for want of the right passphrase.
@@ -71,7 +72,7 @@ func (fs *FS) openMembers(ctx context.Context, devices []string) error {
 	}
 	best := newest(fs.found)
 	if fs.incomplete(best) {
-		more, err := discover(ctx, fs.found, &fs.opts, func(sb *superRead) bool { return sb.UUID == best.sb.UUID })
+		more, err := discover(ctx, fs.found, &fs.opts, func(sb *super.Found) bool { return sb.UUID == best.sb.UUID })
 		if err != nil {
 			return err
 		}
@@ -82,7 +83,7 @@ func (fs *FS) openMembers(ctx context.Context, devices []string) error {
 		best = newest(fs.found)
 	}
 	for _, f := range fs.found {
-		for _, p := range f.sb.problems {
+		for _, p := range f.sb.Problems {
 			fs.message("%s: %s", f.path, p)
 		}
 	}

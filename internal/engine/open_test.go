@@ -11,6 +11,7 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/super"
 )
 
 // openNothing is a device that is only there.
@@ -204,12 +205,12 @@ func TestSplitBrain(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx := context.Background()
-		r, err := readSuper(ctx, b, 0)
+		r, err := super.Read(ctx, b, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, at := range r.Layout.Sectors() {
-			sb, _ := readSuperAt(ctx, b, at)
+			sb, _ := super.ReadAt(ctx, b, at)
 			sb.Seq += seq
 			sb.WriteTime += seconds
 			out, err := sb.Seal()

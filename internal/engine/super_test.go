@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/super"
 )
 
 // copies is an image's device in memory with the places of its superblocks.
@@ -24,7 +25,7 @@ func loadCopies(t *testing.T, name string) *copies {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := readSuper(context.Background(), d, 0)
+	r, err := super.Read(context.Background(), d, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +35,7 @@ func loadCopies(t *testing.T, name string) *copies {
 // edit changes one copy.
 func (c *copies) edit(i int, change func(*ondisk.Superblock)) {
 	c.t.Helper()
-	sb, err := readSuperAt(context.Background(), c, c.at[i])
+	sb, err := super.ReadAt(context.Background(), c, c.at[i])
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -130,7 +131,7 @@ func TestNoSuperblockLeft(t *testing.T) {
 	if err != nil && (strings.Contains(err.Error(), "\n") || !strings.HasPrefix(err.Error(), "0: ")) {
 		t.Errorf("not one line that names the device: %q", err)
 	}
-	for _, at := range append(c.at, sbLayoutSector) {
+	for _, at := range append(c.at, ondisk.LayoutSector) {
 		if err := c.WriteAt(t.Context(), make([]byte, ondisk.SectorSize), int64(at)*ondisk.SectorSize); err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/super"
 )
 
 // ReadSuperblock returns the best superblock of one device and what ails its other copies, in words, without opening the
@@ -15,9 +16,9 @@ func ReadSuperblock(ctx context.Context, path string, opts Options) (sb *ondisk.
 		return nil, nil, err
 	}
 	defer dev.Close()
-	r, err := readSuper(ctx, dev, opts.SBSector)
+	r, err := super.Read(ctx, dev, opts.SBSector)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return r.Superblock, r.problems, nil
+	return r.Superblock, r.Problems, nil
 }
