@@ -37,15 +37,15 @@ const (
 type Tx interface {
 	Context() context.Context
 
-	// Get returns the key at exactly pos; ok is false and the key of type deleted if there is none. In btrees with a key cache the
-	// position's slot, filled or empty, is locked (shared; for intent with [ForUpdate]) until the transaction ends. Pending updates
+	// Get returns the key at exactly pos; in btrees of extents the one that covers the slot at pos (Start ≤ pos < Pos). If there is
+	// none, ok is false and the key is of type deleted. In btrees with a key cache the position's slot, filled or empty, is locked (shared; for intent with [ForUpdate]) until the transaction ends. Pending updates
 	// of the transaction are seen, but for buffered ones, unless flags has [Committed]. The value must not be changed.
 	Get(btree ondisk.BtreeID, pos ondisk.Pos, flags ReadFlags) (k ondisk.Key, ok bool, err error)
 
 	// Scan calls fn for the keys whose positions are from … to, both inclusive, in order, until fn returns false or an error,
 	// which it returns. It sees committed state only, fills no slots of key caches and gives up its locks as it moves on: what fn
-	// is told may be out of date once fn returns, and whoever decides on it reads it again with Get. In btrees of extents,
-	// positions are the ends of keys.
+	// is told may be out of date once fn returns, and whoever decides on it reads it again with Get. In btrees of extents the keys
+	// are those that cover slots from … to, whole, though they may begin before and end behind.
 	//
 	// With [Slots] fn also sees holes: a key of type deleted with the position of the hole's first slot, and in holeEnd the first
 	// position behind the hole (at most just behind to). A hole may be reported in pieces. For other keys holeEnd is zero.
@@ -53,7 +53,9 @@ type Tx interface {
 		fn func(k ondisk.Key, holeEnd ondisk.Pos) (more bool, err error)) error
 
 	// Update sets a key, or deletes what is at its position if it is of type deleted. Triggers run at commit. An update of the same
-	// position replaces the earlier one. The transaction keeps k.Val, which must not be changed any more.
+	// position replaces the earlier one. In btrees of extents it replaces what is at its slots: the transaction cuts or splits
+	// keys that reach beyond, pending ones too, and in the btree freespace merges keys that abut (which have no value; but genbits
+	// differ at multiples of 2^56). The transaction keeps k.Val, which must not be changed any more.
 	Update(btree ondisk.BtreeID, k ondisk.Key, flags UpdateFlags) error
 
 	// UpdateBuffered queues an update that is blind to what is there, through the write buffer (lru, backpointers, deleted_inodes,
