@@ -2,9 +2,9 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"strconv"
-	"strings"
+
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
 const sizeUnits = "KMGTPE"
@@ -55,30 +55,4 @@ func size(n uint64, human bool) string {
 }
 
 // parseSize reads a size in bytes: 4096, 4k, 512M, 1.5T, with or without a following iB or B; units are binary.
-func parseSize(s string) (int64, error) {
-	num := strings.TrimSpace(s)
-	num = strings.TrimSuffix(num, "B")
-	num = strings.TrimSuffix(num, "i")
-	shift := 0
-	if num != "" {
-		if i := strings.IndexByte(sizeUnits, num[len(num)-1]&^0x20); i >= 0 && num[len(num)-1] > '9' {
-			shift = 10 * (i + 1)
-			num = num[:len(num)-1]
-		}
-	}
-	if n, err := strconv.ParseUint(num, 10, 63); err == nil {
-		if shift > 0 && n > math.MaxInt64>>shift {
-			return 0, fmt.Errorf("size %q is too large", s)
-		}
-		return int64(n) << shift, nil
-	}
-	f, err := strconv.ParseFloat(num, 64)
-	if err != nil || !(f >= 0) || strings.ContainsAny(num, "xXpPeEnN") {
-		return 0, fmt.Errorf("size %q: want a number of bytes such as 4096, 4k, 512M or 1.5T", s)
-	}
-	f *= float64(uint64(1) << shift)
-	if f >= math.MaxInt64 {
-		return 0, fmt.Errorf("size %q is too large", s)
-	}
-	return int64(f), nil
-}
+func parseSize(s string) (int64, error) { return ondisk.ParseSize(s) }
