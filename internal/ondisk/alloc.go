@@ -125,6 +125,21 @@ func (a *Alloc) decodeV4(k *Key) error {
 // [Alloc.Upgrade] gives what new keys should have.
 func (a *Alloc) Encode() []byte {
 	var f fixedVal
+	a.fixed(&f)
+	return f.encode(min(a.fixedBytes(), allocFixedBytes), a.Tail, 0, allocFixedBytes)
+}
+
+// AllocV4Size is the length in bytes of the values of new keys of type alloc_v4.
+const AllocV4Size = allocFixedBytes
+
+// Put writes the value of a, as [Alloc.Upgrade] returned it, to the first [AllocV4Size] bytes of b. It does not allocate.
+func (a *Alloc) Put(b []byte) {
+	var f fixedVal
+	a.fixed(&f)
+	copy(b[:AllocV4Size], f.b[:])
+}
+
+func (a *Alloc) fixed(f *fixedVal) {
 	f.put64(0, a.JournalSeqNonempty)
 	f.put32(8, uint32(bit(a.NeedDiscard))|uint32(bit(a.NeedIncGen))*allocNeedIncGen|uint32(a.FixedU64s&63)<<allocStartShift|
 		uint32(a.NrBackpointers&63)<<allocNrBPShift|a.OtherFlags<<allocOtherShift)
@@ -138,7 +153,6 @@ func (a *Alloc) Encode() []byte {
 	f.put64(48, a.JournalSeqEmpty)
 	f.put32(56, a.StripeSectors)
 	f.put32(60, a.Pad)
-	return f.encode(min(a.fixedBytes(), allocFixedBytes), a.Tail, 0, allocFixedBytes)
 }
 
 // Upgrade returns a in the form that new keys have: a fixed part of 8 u64s, nothing behind it. Of the flags of alloc_v3 only

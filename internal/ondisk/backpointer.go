@@ -55,12 +55,21 @@ func DecodeBackpointer(k Key) (Backpointer, error) {
 	}, nil
 }
 
+// BackpointerSize is the length in bytes of the value of a key of type backpointer.
+const BackpointerSize = 32
+
 // Encode returns the value of the key.
 func (b *Backpointer) Encode() []byte {
-	v := make([]byte, 32)
+	v := make([]byte, BackpointerSize)
+	b.Put(v)
+	return v
+}
+
+// Put writes the value to the first [BackpointerSize] bytes of v. It does not allocate.
+func (b *Backpointer) Put(v []byte) {
+	_ = v[BackpointerSize-1]
 	v[0], v[1], v[2], v[3] = byte(b.Btree), b.Level, byte(b.DataType), b.BucketGen
 	binary.LittleEndian.PutUint32(v[4:], uint32(b.Flags))
 	binary.LittleEndian.PutUint32(v[8:], b.BucketLen)
 	b.Pos.Put(v[12:])
-	return v
 }
