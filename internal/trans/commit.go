@@ -1,0 +1,373 @@
+package trans
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/go-bcachefs/bcachefs/internal/journal"
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/six"
+)
+
+// keyU64s is the size of an unpacked key without value.
+const keyU64s = 5
+
+// sizeOf is the size of a key, unpacked, in u64s.
+func sizeOf(k *ondisk.Key) int { return keyU64s + len(k.Val)/8 }
+
+// delta is a change of an accounting counter.
+type delta struct {
+	pos      ondisk.Pos
+	at       ondisk.AccountingPos
+	n        int
+	counters [3]int64
+}
+
+// Account adds deltas to the counters of a position of the accounting btree. Those of the same position add up.
+func (tx *Tx) Account(p ondisk.AccountingPos, deltas ...int64) {
+	pos := p.Pos(tx.s.cfg.Version)
+	i := 0
+	for ; i < len(tx.deltas) && tx.deltas[i].pos != pos; i++ {
+	}
+	if i == len(tx.deltas) {
+		tx.deltas = append(tx.deltas, delta{pos: pos, at: p})
+	}
+	d := &tx.deltas[i]
+	d.n = max(d.n, len(deltas))
+	for j, v := range deltas {
+		d.counters[j] += v
+	}
+}
+
+// commit makes the transaction's updates happen. Nothing has if it returns an error.
+func (tx *Tx) commit() error {
+	s := tx.s
+	if len(tx.updates)+len(tx.buffered)+len(tx.deltas) == 0 {
+		return nil
+	}
+	if err := s.failed(); err != nil {
+		return err
+	}
+	if err := tx.runTriggers(); err != nil {
+		return err
+	}
+	tx.dropZeroDeltas()
+	if err := tx.checkReplicas(); err != nil {
+		return err
+	}
+	if err := tx.lockForWrite(); err != nil {
+		return err
+	}
+	if err := tx.makeRoom(); err != nil {
+		return err
+	}
+	switch err := s.journal.TryReserve(tx.journalU64s(), tx.watermark, &tx.res); {
+	case errors.Is(err, journal.ErrWouldBlock):
+		tx.unlock()
+		if err := s.journal.WaitSpace(tx.ctx, tx.watermark); err != nil {
+			return err
+		}
+		return restartJournal
+	case err != nil:
+		return err
+	}
+	// From here on nothing fails.
+	tx.seq = tx.res.Seq()
+	tx.atomicTriggers()
+	tx.fillJournal()
+	for i := range tx.updates {
+		tx.apply(&tx.updates[i])
+	}
+	for _, fn := range tx.onCommit {
+		fn(tx.seq)
+	}
+	tx.unlock()
+	tx.res.Done()
+	return nil
+}
+
+// runTriggers lets updates carry their consequences, in the order of btrees but for alloc, which comes last, as the others change
+// the keys there.
+func (tx *Tx) runTriggers() error {
+	if tx.s.cfg.Trigger == nil {
+		return nil
+	}
+	for _, last := range []bool{false, true} {
+		for i := 0; i < len(tx.updates); i++ {
+			u := &tx.updates[i]
+			if u.done || !last && u.btree == ondisk.BtreeAlloc {
+				continue
+			}
+			u.done = true
+			if u.flags&NoTriggers != 0 {
+				continue
+			}
+			btree, level, old, k, n := u.btree, u.level, u.old, u.key, len(tx.updates)
+			if err := tx.s.cfg.Trigger(tx, btree, level, &old, &k, u.flags); err != nil {
+				return err
+			}
+			if j, ok := tx.find(btree, level, k.Pos); ok {
+				tx.updates[j].key = k
+			}
+			if len(tx.updates) != n {
+				i = -1 // there may be new ones before
+			}
+		}
+	}
+	return nil
+}
+
+func (tx *Tx) dropZeroDeltas() {
+	kept := tx.deltas[:0]
+	for _, d := range tx.deltas {
+		if d.counters != [3]int64{} {
+			kept = append(kept, d)
+		}
+	}
+	tx.deltas = kept
+}
+
+// checkReplicas makes sure that the superblock lists the sets of devices that the commit puts data on.
+func (tx *Tx) checkReplicas() error {
+	if tx.s.cfg.Replicas == nil {
+		return nil
+	}
+	for i := range tx.deltas {
+		d := &tx.deltas[i]
+		if d.at.Type != ondisk.AccountingReplicas || d.counters[0] <= 0 || tx.s.cfg.Replicas.Listed(&d.at) {
+			continue
+		}
+		tx.unlock()
+		if err := tx.s.cfg.Replicas.Add(tx.ctx, &d.at); err != nil {
+			return err
+		}
+		return restartReplicas
+	}
+	return nil
+}
+
+// lockForWrite locks exclusively what the updates change, in their order.
+func (tx *Tx) lockForWrite() error {
+	for i := range tx.updates {
+		u := &tx.updates[i]
+		if u.slot != nil && tx.locker.Holds(&u.slot.lock) < six.Exclusive {
+			if err := tx.lock(&u.slot.lock, six.Exclusive); err != nil {
+				return err
+			}
+		}
+		if u.node != nil {
+			if err := tx.lockMore(u.node, six.Exclusive); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// makeRoom makes sure that the nodes have room for the updates. If one has not it is split, or what else helps, and the transaction
+// restarts.
+func (tx *Tx) makeRoom() error {
+	for i := 0; i < len(tx.updates); {
+		b := tx.updates[i].node
+		if b == nil {
+			i++
+			continue
+		}
+		n := 0
+		at := tx.updates[i].key.Pos
+		for ; i < len(tx.updates) && tx.updates[i].node == b; i++ {
+			n += sizeOf(&tx.updates[i].key)
+		}
+		if !b.fake && b.keys.Room(n) {
+			continue
+		}
+		tx.unlock()
+		if err := tx.s.grow(tx.ctx, b, at, n, tx.watermark); err != nil {
+			return err
+		}
+		return restartSplit
+	}
+	return nil
+}
+
+func (tx *Tx) journalU64s() int {
+	n := 0
+	for i := range tx.updates {
+		n += 1 + sizeOf(&tx.updates[i].key)
+	}
+	for i := range tx.buffered {
+		n += 1 + sizeOf(&tx.buffered[i].key)
+	}
+	for i := range tx.deltas {
+		n += 1 + keyU64s + tx.deltas[i].n
+	}
+	return n
+}
+
+func (tx *Tx) atomicTriggers() {
+	if tx.s.cfg.Atomic == nil {
+		return
+	}
+	for i := range tx.updates {
+		u := &tx.updates[i]
+		tx.s.cfg.Atomic(u.btree, u.level, &u.old, &u.key, tx.seq)
+	}
+}
+
+// fillJournal writes the records of the updates into the reservation.
+func (tx *Tx) fillJournal() {
+	b := tx.res.Bytes()[:0]
+	for i := range tx.updates {
+		u := &tx.updates[i]
+		t := ondisk.JsetBtreeKeys
+		if u.level > 0 && u.key.Type != ondisk.KeyDeleted && tx.isRoot(u) {
+			t = ondisk.JsetBtreeRoot
+		}
+		b = appendRecord(b, t, u.btree, u.recordLevel(t), &u.key)
+	}
+	for i := range tx.buffered {
+		b = appendRecord(b, ondisk.JsetWriteBufferKeys, tx.buffered[i].btree, 0, &tx.buffered[i].key)
+	}
+	if len(tx.deltas) > 0 {
+		tx.fillDeltas(b)
+	}
+}
+
+// recordLevel is the level that a journal record of the update names: that of the node that holds the key or, for roots, of the root itself.
+func (u *update) recordLevel(t ondisk.JsetEntryType) uint8 {
+	if t == ondisk.JsetBtreeRoot {
+		return u.level - 1
+	}
+	return u.level
+}
+
+func (tx *Tx) isRoot(u *update) bool { return u.flags&rootPointer != 0 }
+
+// fillDeltas writes the accounting records, each with a version of its own.
+func (tx *Tx) fillDeltas(b []byte) {
+	at := tx.res.Offset() + len(b)/8
+	var val [24]byte
+	for i := range tx.deltas {
+		d := &tx.deltas[i]
+		for j := range d.n {
+			binary.LittleEndian.PutUint64(val[8*j:], uint64(d.counters[j]))
+		}
+		k := ondisk.Key{Type: ondisk.KeyAccounting, Pos: d.pos, Val: val[:8*d.n],
+			Version: ondisk.Version{Hi: uint32(tx.seq >> 32), Lo: tx.seq<<32 | uint64(at)}}
+		b = appendRecord(b, ondisk.JsetWriteBufferKeys, ondisk.BtreeAccounting, 0, &k)
+		at += 1 + sizeOf(&k)
+	}
+	if tx.s.cfg.Counters != nil {
+		for i := range tx.deltas {
+			d := &tx.deltas[i]
+			tx.s.cfg.Counters(d.at, d.counters[:d.n])
+		}
+	}
+}
+
+// appendRecord appends a record with one key.
+func appendRecord(b []byte, t ondisk.JsetEntryType, btree ondisk.BtreeID, level uint8, k *ondisk.Key) []byte {
+	b = binary.LittleEndian.AppendUint16(b, uint16(sizeOf(k)))
+	b = append(b, byte(btree), level, byte(t), 0, 0, 0)
+	return ondisk.AppendKey(b, *k)
+}
+
+// apply puts an update into its slot or leaf.
+func (tx *Tx) apply(u *update) {
+	s := tx.s
+	if u.node != nil {
+		s.applyToNode(u.node, &u.key, tx.seq)
+		if u.slot != nil {
+			s.keys.drop(u.slot)
+		}
+		if u.level > 0 {
+			u.node.childChanged(&u.key)
+		}
+		return
+	}
+	if u.slot != nil {
+		s.keys.store(u.slot, &u.key, tx.seq)
+	}
+}
+
+// applyToNode changes a node that is locked exclusively. It keeps the journal entry seq until the change is written.
+func (s *Store) applyToNode(b *bnode, k *ondisk.Key, seq uint64) {
+	if k.Type == ondisk.KeyDeleted {
+		b.keys.Delete(k.Pos, seq)
+	} else {
+		b.keys.Set(k, seq)
+	}
+	if !b.pinned {
+		b.pinned = true
+		s.journal.AddPin(seq, &b.pin, journal.PinBtreeNode, b.flush)
+		s.cache.dirtied(b)
+	}
+}
+
+// directKey is a key that the journal has already, in an entry or several.
+type directKey struct {
+	key            ondisk.Key
+	oldest, newest uint64
+}
+
+// commitDirect puts keys that the journal has already into a leaf that the transaction has locked for intent, then calls done, if
+// it is not nil, with the leaf locked exclusively.
+func (tx *Tx) commitDirect(b *bnode, keys []directKey, done func()) error {
+	if err := tx.s.failed(); err != nil {
+		return err
+	}
+	if err := tx.lockMore(b, six.Exclusive); err != nil {
+		return err
+	}
+	n := 0
+	for i := range keys {
+		n += sizeOf(&keys[i].key)
+	}
+	if n > 0 && (b.fake || !b.keys.Room(n)) {
+		tx.unlock()
+		if err := tx.s.grow(tx.ctx, b, keys[0].key.Pos, n, tx.watermark); err != nil {
+			return err
+		}
+		return restartSplit
+	}
+	var oldest uint64
+	for i := range keys {
+		k := &keys[i]
+		tx.s.applyToNode(b, &k.key, k.newest)
+		if oldest == 0 || k.oldest < oldest {
+			oldest = k.oldest
+		}
+	}
+	if n > 0 { // the node may hold a pin already, of a newer entry
+		tx.s.journal.AddPin(oldest, &b.pin, journal.PinBtreeNode, b.flush)
+	}
+	if done != nil {
+		done()
+	}
+	return nil
+}
+
+// childChanged renews an edge whose pointer was updated; the node is locked exclusively.
+func (b *bnode) childChanged(k *ondisk.Key) {
+	x := b.index.Load()
+	i := x.find(k.Pos)
+	if k.Type != ondisk.KeyDeleted && i < len(x.maxes) && x.maxes[i] == k.Pos {
+		c := k.Clone()
+		x.children[i].key.Store(&c)
+	}
+}
+
+// NodeError tells that a node cannot be used.
+type NodeError struct {
+	Btree    ondisk.BtreeID
+	Level    uint8
+	Min, Max ondisk.Pos
+	Err      error
+}
+
+func (e *NodeError) Error() string {
+	return fmt.Sprintf("btree %v level %d: node for %v - %v: %v", e.Btree, e.Level, e.Min, e.Max, e.Err)
+}
+
+func (e *NodeError) Unwrap() error { return e.Err }

@@ -1,0 +1,255 @@
+package trans
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/go-bcachefs/bcachefs/internal/journal"
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/six"
+)
+
+// The key cache holds single keys of some btrees, so that those that change all the time, as the states of buckets do, need not
+// be written to their leaf each time: a change stays in its slot and in the journal until the journal wants its space back.
+//
+// # The rule
+//
+// Whoever reads a position of such a btree, through whatever iterator, holds the position's slot, filled or empty, until the
+// transaction ends; only scans give it up when they move on. Every change of the position needs the slot exclusively. So there is
+// one lock for the truth about a position, and it exists even if the cache has nothing for it: a slot that is empty lives as
+// long as somebody holds or wants its lock.
+//
+// # What a slot may hold
+//
+// A filled slot holds a live key, and the leaf has a live key at the same position: creation and deletion are written through
+// to the leaf in the same commit, and leave the slot empty. Therefore whoever goes over the leaves misses no position. A slot that is not
+// dirty holds what the leaf does.
+type keyCache struct {
+	s      *Store
+	shards [64]keyShard
+
+	filled, dirty atomic.Int64
+}
+
+type keyShard struct {
+	mu    sync.Mutex
+	slots map[slotKey]*slot
+	_     [48]byte
+}
+
+type slotKey struct {
+	pos   ondisk.Pos
+	btree ondisk.BtreeID
+}
+
+// slot is the place of one key.
+type slot struct {
+	lock six.Lock
+	at   slotKey
+
+	refs int // lockers that hold or want lock; guarded by the shard's mutex
+
+	// key is nil if the slot is empty. Going from nil to a key needs the lock shared, and is done by whoever is first; other
+	// changes need it exclusively. A key that was stored does not change any more.
+	key   atomic.Pointer[ondisk.Key]
+	dirty atomic.Bool
+	used  atomic.Bool
+
+	pin   journal.Pin // of the newest change, while dirty
+	flush pinFlush    // of pin
+	seq   uint64      // of the newest change; guarded by lock
+}
+
+func (c *keyCache) init(s *Store) {
+	c.s = s
+	for i := range c.shards {
+		c.shards[i].slots = map[slotKey]*slot{}
+	}
+}
+
+// caches reports whether a btree has a key cache: those of which this version of the format's driver caches keys and that profit here.
+func (c *keyCache) caches(btree ondisk.BtreeID) bool { return c.s.cached>>btree&1 != 0 }
+
+func (c *keyCache) shard(at slotKey) *keyShard {
+	h := (at.pos.Offset ^ at.pos.Inode*0x9e3779b97f4a7c15 ^ uint64(at.btree)<<32) * 0xff51afd7ed558ccd
+	return &c.shards[h>>58]
+}
+
+// get returns the slot of a position with a reference, made if there was none.
+func (c *keyCache) get(btree ondisk.BtreeID, p ondisk.Pos) *slot {
+	at := slotKey{p, btree}
+	sh := c.shard(at)
+	sh.mu.Lock()
+	s := sh.slots[at]
+	if s == nil {
+		s = &slot{at: at}
+		sh.slots[at] = s
+	}
+	s.refs++
+	sh.mu.Unlock()
+	return s
+}
+
+// put gives up a reference. An empty slot goes with the last one.
+func (c *keyCache) put(s *slot) {
+	sh := c.shard(s.at)
+	sh.mu.Lock()
+	s.refs--
+	if s.refs == 0 && s.key.Load() == nil {
+		delete(sh.slots, s.at)
+	}
+	sh.mu.Unlock()
+}
+
+// lockSlot locks the slot of a position until the transaction ends.
+func (tx *Tx) lockSlot(btree ondisk.BtreeID, p ondisk.Pos, kind six.Kind) (*slot, error) {
+	for _, s := range tx.slots {
+		if s.at.btree == btree && s.at.pos == p {
+			if tx.locker.Holds(&s.lock) >= kind {
+				return s, nil
+			}
+			return s, tx.lock(&s.lock, kind)
+		}
+	}
+	s := tx.s.keys.get(btree, p)
+	if err := tx.lock(&s.lock, kind); err != nil {
+		tx.s.keys.put(s)
+		return nil, err
+	}
+	tx.slots = append(tx.slots, s)
+	return s, nil
+}
+
+// unlockSlot gives up a slot, in a scan.
+func (tx *Tx) unlockSlot(s *slot) {
+	for i := len(tx.slots) - 1; i >= 0; i-- {
+		if tx.slots[i] == s {
+			n := len(tx.slots) - 1
+			tx.slots[i], tx.slots[n] = tx.slots[n], nil
+			tx.slots = tx.slots[:n]
+			tx.locker.UnlockAllOf(&s.lock)
+			tx.s.keys.put(s)
+			return
+		}
+	}
+}
+
+// fill returns the key at the position of a slot that the transaction has locked: from the slot or, if that is empty, from the
+// leaf, and then the slot has it too. It is of type deleted if there is none.
+//
+// The leaf cannot say anything else until the slot is given up, so its own lock need not be kept.
+func (tx *Tx) fill(s *slot) (ondisk.Key, error) {
+	if k := s.key.Load(); k != nil {
+		s.used.Store(true)
+		return *k, nil
+	}
+	k, err := tx.leafKey(s.at.btree, s.at.pos)
+	if err != nil || k.Type == ondisk.KeyDeleted {
+		return k, err
+	}
+	kept := k.Clone() // must not keep the leaf's memory
+	if s.key.CompareAndSwap(nil, &kept) {
+		tx.s.keys.filled.Add(1)
+	}
+	return k, nil
+}
+
+// leafKey returns what the leaf says of a position.
+func (tx *Tx) leafKey(btree ondisk.BtreeID, p ondisk.Pos) (ondisk.Key, error) {
+	had := len(tx.nodes)
+	b, err := tx.lockNode(&tx.s.trees[btree], 0, p, six.Shared)
+	if err != nil {
+		return ondisk.Key{}, err
+	}
+	k, ok := b.keys.Get(p)
+	if !ok {
+		k = ondisk.Key{Pos: p}
+	}
+	if len(tx.nodes) > had {
+		tx.unlockNode(b)
+	}
+	return k, nil
+}
+
+// store puts a committed change into a slot that is locked exclusively.
+func (c *keyCache) store(s *slot, k *ondisk.Key, seq uint64) {
+	kept := k.Clone()
+	if s.key.Swap(&kept) == nil {
+		c.filled.Add(1)
+	}
+	s.seq = seq
+	s.used.Store(true)
+	if !s.dirty.Swap(true) {
+		c.dirty.Add(1)
+		if s.flush == nil {
+			s.flush = func(ctx context.Context, _ *journal.Pin, seq uint64) error { return c.flush(ctx, s, seq) }
+		}
+		c.s.journal.AddPin(seq, &s.pin, journal.PinKeyCache, s.flush)
+	}
+}
+
+// drop empties a slot that is locked exclusively: the leaf has the truth now.
+func (c *keyCache) drop(s *slot) {
+	if s.key.Swap(nil) != nil {
+		c.filled.Add(-1)
+	}
+	if s.dirty.Swap(false) {
+		c.dirty.Add(-1)
+		c.s.journal.DropPin(&s.pin)
+	}
+}
+
+// flush writes a slot to its leaf. If the slot was changed since the journal entry whose space is wanted, it is enough that it
+// pins the entry of that change instead.
+func (c *keyCache) flush(ctx context.Context, s *slot, wanted uint64) error {
+	sh := c.shard(s.at)
+	sh.mu.Lock()
+	s.refs++ // it stays in the map
+	sh.mu.Unlock()
+	defer c.put(s)
+	return c.s.run(ctx, journal.WatermarkReclaim, true, func(tx *Tx) error {
+		s, err := tx.lockSlot(s.at.btree, s.at.pos, six.Intent)
+		if err != nil {
+			return err
+		}
+		if !s.dirty.Load() {
+			return nil
+		}
+		if s.seq > wanted {
+			c.s.journal.UpdatePin(s.seq, &s.pin, journal.PinKeyCache, s.flush)
+			return nil
+		}
+		b, err := tx.lockNode(&c.s.trees[s.at.btree], 0, s.at.pos, six.Intent)
+		if err != nil {
+			return err
+		}
+		return tx.commitDirect(b, []directKey{{*s.key.Load(), s.seq, s.seq}}, func() {
+			s.dirty.Store(false)
+			c.dirty.Add(-1)
+			c.s.journal.DropPin(&s.pin)
+		})
+	})
+}
+
+// shrink drops clean slots that were not used lately, until at most want are filled.
+func (c *keyCache) shrink(want int64) {
+	for i := range c.shards {
+		sh := &c.shards[i]
+		sh.mu.Lock()
+		for at, s := range sh.slots {
+			if c.filled.Load() <= want {
+				break
+			}
+			// Nobody holds or wants the lock of a slot without references.
+			if s.refs > 0 || s.dirty.Load() || s.used.Swap(false) {
+				continue
+			}
+			if s.key.Swap(nil) != nil {
+				c.filled.Add(-1)
+			}
+			delete(sh.slots, at)
+		}
+		sh.mu.Unlock()
+	}
+}

@@ -1,0 +1,293 @@
+// Package trans is the write engine of the btrees: transactions, iterators, key cache, write buffer, and the changes of the
+// trees themselves.
+//
+// # Transactions
+//
+// [Store.Update] and [Store.View] run a function with a [Tx]. What it reads it has locked, and keeps locked until it ends, so
+// that transactions are serialisable over all btrees; only [Tx.Scan] and iterators with [Scanning] let go of what they have passed. Its
+// updates are kept aside, in its own view, until the function returns; then triggers add their consequences, the
+// nodes and slots concerned are locked exclusively, the journal gets one record of all, and they are applied: at once, for
+// everybody else. Locks are six locks; a wait that would be a deadlock ends with a restart, as does a commit for which a
+// node must be split first or the journal has no space: everything is forgotten and the function called again.
+//
+// # What is on the devices
+//
+// A committed change is in the journal and in memory. It reaches its node's place when the node is written: because the journal
+// wants its space back, or the memory is wanted. See node writes (nodewrite.go) and changes of the tree (interior.go) for the
+// order of things that makes each moment safe.
+//
+// # Goroutines
+//
+// A store has goroutines of its own: one completes interior updates, one evicts nodes, one flushes the write buffer; they
+// end with [Store.Close]. The journal calls back from its own.
+//
+// # Order of locks
+//
+// Six locks of nodes and slots come first, in any order, as cycles are detected. While one is held, mutexes may be taken for a moment:
+// bnode.wmu, those of key cache, node cache, write buffer, interior queue and tree. Under child.load a node is read from its device.
+package trans
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+
+	"github.com/go-bcachefs/bcachefs/internal/codec/checksum"
+	"github.com/go-bcachefs/bcachefs/internal/codec/crypt"
+	"github.com/go-bcachefs/bcachefs/internal/journal"
+	"github.com/go-bcachefs/bcachefs/internal/node"
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/six"
+)
+
+// ErrWouldBlock is returned by a [NodeAllocator] that may not wait.
+var ErrWouldBlock = errors.New("would have to wait")
+
+// NodeSpace is space for one btree node on as many devices as metadata is to be kept on.
+type NodeSpace struct {
+	Addrs []ondisk.NodeAddr
+	// Release is called once the pointer to the node is journalled, or the space was not used.
+	Release func()
+}
+
+func (n *NodeSpace) release() {
+	if n.Release != nil {
+		n.Release()
+	}
+}
+
+// NodeAllocator hands out space for nodes.
+type NodeAllocator interface {
+	// AllocNodes gets space for n nodes. If nonblocking it returns [ErrWouldBlock] rather than wait. It is not called with locks
+	// held unless nonblocking.
+	AllocNodes(ctx context.Context, n int, w journal.Watermark, nonblocking bool) ([]NodeSpace, error)
+}
+
+// Replicas knows which sets of devices the superblock lists as holding data.
+type Replicas interface {
+	Listed(p *ondisk.AccountingPos) bool
+	// Add lists one; the superblock is written when it returns.
+	Add(ctx context.Context, p *ondisk.AccountingPos) error
+}
+
+// Config is what a [Store] needs of its filesystem.
+type Config struct {
+	NodeBytes, BlockBytes int
+	Magic                 uint64 // [ondisk.NodeMagic]
+	Version               ondisk.MetadataVersion
+	Csum                  checksum.Type // of nodes
+	Key                   *crypt.Key
+	ExtentTypeU64s        ondisk.ExtentTypeU64s
+	CacheBytes            int64 // of nodes in memory
+	CachedKeys            int64 // in the key cache
+
+	// Roots are where the btrees start; a btree without starts empty.
+	Roots map[ondisk.BtreeID]Root
+	// Overlay are the keys of the journal to be replayed, and ReplaySeqs the first and the last entry that they come from.
+	Overlay    *journal.Overlay
+	ReplaySeqs node.SeqRange
+
+	// ReadNode reads and decodes the node that a pointer leads to, of a level.
+	ReadNode func(ctx context.Context, btree ondisk.BtreeID, level uint8, ptr ondisk.Key) (*ondisk.Node, error)
+	// WriteNode writes a part of a node, from sector off of it on, to all its replicas.
+	WriteNode func(ctx context.Context, addrs []ondisk.NodeAddr, off ondisk.Sector, buf []byte) error
+	// MarkNodes makes sure that the members' superblocks say that there are nodes at addrs.
+	MarkNodes func(ctx context.Context, addrs []ondisk.NodeAddr) error
+	Alloc     NodeAllocator
+	Replicas  Replicas
+
+	// Trigger adds to a transaction what an update of a key entails, and may change new. Atomic does what is left when the journal entry is
+	// known, with all locks held; it must not fail. Counters is told of changes of accounting counters.
+	Trigger  func(tx *Tx, btree ondisk.BtreeID, level uint8, old, new *ondisk.Key, flags UpdateFlags) error
+	Atomic   func(btree ondisk.BtreeID, level uint8, old, new *ondisk.Key, seq uint64)
+	Counters func(p ondisk.AccountingPos, deltas []int64)
+
+	// IsAncestor reports whether snapshot a is b or an ancestor of it; nil: every snapshot is its own only one.
+	IsAncestor func(a, b uint32) bool
+	// Rand is where the identities of nodes come from; nil: random.
+	Rand func() uint64
+	// OnError is told once that no more can be written, and why.
+	OnError func(error)
+	Logf    func(format string, args ...any)
+
+	// NoKeyCache are bits of btrees whose keys are not cached; for tests.
+	NoKeyCache uint64
+}
+
+func (c *Config) logf(format string, args ...any) {
+	if c.Logf != nil {
+		c.Logf(format, args...)
+	}
+}
+
+// Root is where a btree starts.
+type Root struct {
+	Level uint8 // of the root node
+	Key   ondisk.Key
+}
+
+// Store is the btrees of one filesystem, open for writing. Its methods are safe for concurrent use.
+type Store struct {
+	cfg     Config
+	graph   six.Graph
+	journal *journal.Writer
+	trees   [ondisk.MaxBtrees]tree
+	cached  uint64 // bits of btrees with a key cache
+
+	keys        keyCache
+	cache       nodeCache
+	wb          writeBuffer
+	interior    interiorQueue
+	writeParams node.WriteParams
+
+	txs     sync.Pool
+	buffers sync.Pool
+
+	replaying atomic.Bool
+	overlay   *journal.Overlay
+
+	ctx     context.Context // of the store's goroutines
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
+	failure atomic.Pointer[error]
+}
+
+// New returns a store. It reads nothing yet. The journal is given with [Store.Start].
+func New(cfg Config) *Store {
+	s := &Store{cfg: cfg, overlay: cfg.Overlay}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.cached = (1<<ondisk.BtreeAlloc | 1<<ondisk.BtreeInodes) &^ cfg.NoKeyCache
+	s.writeParams = node.WriteParams{Version: cfg.Version, Csum: cfg.Csum, Key: cfg.Key}
+	s.newBuffers()
+	s.txs.New = func() any { return &Tx{s: s, locker: s.graph.NewLocker()} }
+	s.keys.init(s)
+	s.cache.init(s, max(cfg.CacheBytes, 1))
+	s.wb.s, s.wb.wake = s, make(chan struct{}, 1)
+	s.interior.wake = make(chan struct{}, 1)
+	s.interior.space = sync.NewCond(&s.interior.mu)
+	for id := range s.trees {
+		t := &s.trees[id]
+		t.id = ondisk.BtreeID(id)
+		if r, ok := cfg.Roots[t.id]; ok {
+			t.root.Store(newChild(r.Level, r.Key))
+			t.journaled = []journaledRoot{{0, r.Level, r.Key}}
+			continue
+		}
+		t.root.Store(s.fakeRoot(t))
+	}
+	s.replaying.Store(cfg.Overlay.Len() > 0)
+	return s
+}
+
+// fakeRoot stands for a btree that has no nodes: an empty leaf, which is replaced when something is put there.
+func (s *Store) fakeRoot(t *tree) *child {
+	c := newChild(0, ondisk.Key{Pos: ondisk.SPosMax})
+	p := s.nodeParams(t.id, 0)
+	p.Min, p.Max = ondisk.PosMin, ondisk.SPosMax
+	b := s.newNode(t, c, p.Min, p.Max)
+	b.keys, b.fake = node.New(p), true
+	if s.overlay != nil {
+		s.replayInto(b)
+	}
+	c.node.Store(b)
+	return c
+}
+
+// nodeParams are those of nodes of a btree's level, without range and identity.
+func (s *Store) nodeParams(btree ondisk.BtreeID, level uint8) node.Params {
+	return node.Params{NodeIdentity: ondisk.NodeIdentity{Btree: btree, Level: level}, Magic: s.cfg.Magic, NodeBytes: s.cfg.NodeBytes,
+		BlockBytes: s.cfg.BlockBytes}
+}
+
+// newSeq returns the identity of a new node.
+func (s *Store) newSeq() uint64 {
+	for {
+		var v uint64
+		if s.cfg.Rand != nil {
+			v = s.cfg.Rand()
+		} else {
+			v = rand.Uint64()
+		}
+		if v != 0 {
+			return v
+		}
+	}
+}
+
+func (s *Store) isAncestor(a, b uint32) bool {
+	if a == b {
+		return true
+	}
+	return s.cfg.IsAncestor != nil && s.cfg.IsAncestor(a, b)
+}
+
+func (s *Store) hasSnapshots(btree ondisk.BtreeID) bool { return btree.Has(ondisk.BtreeHasSnapshots) }
+
+// Start begins the work of a store on a journal.
+func (s *Store) Start(j *journal.Writer) {
+	s.journal = j
+	s.wg.Go(func() { s.completeInterior(s.ctx) })
+	s.wg.Go(func() { s.cache.run(s.ctx) })
+	s.wg.Go(func() { s.wb.run(s.ctx) })
+}
+
+// JournalRoots returns the roots that the journal entry seq is to name. The journal asks for entries in order.
+func (s *Store) JournalRoots(seq uint64, fn func(btree ondisk.BtreeID, level uint8, ptr ondisk.Key)) {
+	for i := range s.trees {
+		if r, ok := s.trees[i].rootAt(seq); ok {
+			fn(s.trees[i].id, r.level, r.key)
+		}
+	}
+}
+
+// TakeBuffered is told by the journal of an update for the write buffer in an entry that is about to be written.
+func (s *Store) TakeBuffered(seq uint64, btree ondisk.BtreeID, k ondisk.Key) {
+	s.wb.take(seq, btree, k)
+}
+
+// fail ends all writing.
+func (s *Store) fail(err error) {
+	if s.failure.CompareAndSwap(nil, &err) {
+		s.journal.Halt(err)
+		if s.cfg.OnError != nil {
+			s.cfg.OnError(err)
+		}
+	}
+}
+
+// failed returns why nothing can be written any more, nil if it can.
+func (s *Store) failed() error {
+	if err := s.failure.Load(); err != nil {
+		return fmt.Errorf("filesystem is read-only: %w", *err)
+	}
+	return nil
+}
+
+// Close ends the store's goroutines. What was not written stays in the journal.
+func (s *Store) Close() {
+	s.interior.drain()
+	s.stop()
+	s.wg.Wait()
+	s.interior.wg.Wait()
+}
+
+// Stats tells how the caches fare.
+type Stats struct {
+	Nodes                  int
+	NodeBytes              int64
+	KeysCached, KeysDirty  int64
+	Buffered               int
+	InteriorUpdatesPending int
+}
+
+// Stats tells how the caches fare.
+func (s *Store) Stats() Stats {
+	s.interior.mu.Lock()
+	pending := len(s.interior.queue)
+	s.interior.mu.Unlock()
+	return Stats{Nodes: s.cache.len(), NodeBytes: s.cache.bytes.Load(), KeysCached: s.keys.filled.Load(), KeysDirty: s.keys.dirty.Load(),
+		Buffered: s.wb.len(), InteriorUpdatesPending: pending}
+}
