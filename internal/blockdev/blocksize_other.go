@@ -1,0 +1,5 @@
+//go:build !linux
+
+package blockdev
+
+func (d *File) blockSizes() (physical, usual int64) { return d.align, 0 }
