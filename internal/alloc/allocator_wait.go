@@ -1,0 +1,97 @@
+package alloc
+
+import (
+	"context"
+	"errors"
+	"runtime"
+)
+
+// allocSlow gets space after there was none at first. Each round of its loop has a reason to expect another outcome: something became
+// free since the last attempt (gen was the count before it), write points gave up buckets, the journal was flushed, or workers
+// have finished a round that began after the attempt. If there is no such reason left, no waiting would help.
+func (a *Allocator) allocSlow(ctx context.Context, req *Request, out *Allocation, gen uint64) error {
+	a.stats.waited.Add(1)
+	a.shrinkPoints(ctx)
+	left := false
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		now := a.freed.generation()
+		seq, err := a.try(ctx, req, out)
+		if err == nil || !isFull(err) {
+			return err
+		}
+		if now != gen {
+			gen = now
+			left = false
+		}
+		if !left {
+			left = true
+			if a.leaveAll(ctx) > 0 {
+				continue
+			}
+		}
+		if errors.Is(err, errOpenBucketsEmpty) {
+			if a.dropPartial(ctx, 1+openLimit(req.Watermark, len(a.open.buckets))) > 0 {
+				continue
+			}
+			// The others are being written, by tasks that will put them.
+			if err := a.freed.wait(ctx, func(g uint64) bool { return g != now }); err != nil {
+				return err
+			}
+			continue
+		}
+		if again, err := a.makeRoom(ctx, req, seq, now); err != nil {
+			return err
+		} else if again {
+			continue
+		}
+		return a.lastAttempt(ctx, req, out)
+	}
+}
+
+// makeRoom waits until something has become free since gen; it returns false if that is not going to happen.
+func (a *Allocator) makeRoom(ctx context.Context, req *Request, seq, gen uint64) (bool, error) {
+	if req.Watermark >= WatermarkReclaim {
+		// These are what makes room, or what that stands on: waiting for it would be waiting for themselves.
+		return a.freed.generation() != gen, nil
+	}
+	if seq > a.cfg.Engine.Durable() {
+		a.stats.journalFlushes.Add(1)
+		return true, a.cfg.Engine.FlushSeq(ctx, a.waiting.flushTo(seq))
+	}
+	a.hook(ctx, PointWait, 0, 0)
+	var tickets [8]ticket
+	n := 0
+	for _, w := range a.workers() {
+		if t, ok := w.request(); ok && n < len(tickets) {
+			tickets[n] = t
+			n++
+		}
+	}
+	err := a.freed.wait(ctx, func(g uint64) bool {
+		if g != gen {
+			return true
+		}
+		for _, t := range tickets[:n] {
+			if !t.done() {
+				return false
+			}
+		}
+		return true
+	})
+	return a.freed.generation() != gen, err
+}
+
+// lastAttempt is made once nothing more will become free: with fewer replicas if that is enough.
+func (a *Allocator) lastAttempt(ctx context.Context, req *Request, out *Allocation) error {
+	runtime.Gosched() // let a commit finish that has counted a bucket as used and not yet as open no more
+	r := *req
+	r.Replicas = max(1, req.Required)
+	_, err := a.try(ctx, &r, out)
+	if err == nil && r.Replicas < req.Replicas {
+		a.stats.degraded.Add(1)
+	}
+	return err
+}
