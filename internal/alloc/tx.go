@@ -63,6 +63,7 @@ type Tx interface {
 	UpdateBuffered(btree ondisk.BtreeID, k ondisk.Key)
 
 	// Account adds deltas to the counters of a position of the accounting btree. Those of the same position add up.
+	// deltas is not kept.
 	Account(p ondisk.AccountingPos, deltas ...int64)
 
 	// OnCommit registers fn to run in the atomic part of the commit, all locks held, with the sequence number of the commit's
@@ -83,3 +84,6 @@ func txBytes(tx Tx, n int) []byte {
 	}
 	return make([]byte, n)
 }
+
+// Runner runs fn in transactions, again after each restart, until one commits or fails. fn therefore has no effects but through tx.
+type Runner func(ctx context.Context, fn func(tx Tx) error) error
