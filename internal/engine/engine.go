@@ -160,6 +160,17 @@ func (fs *FS) Device(index uint8) blockdev.Device {
 	return nil
 }
 
+// SuperblockProblems returns, by member, what ails the copies of superblocks that were not used, in words.
+func (fs *FS) SuperblockProblems() map[uint8][]string {
+	problems := map[uint8][]string{}
+	for _, f := range fs.found {
+		if m := fs.byIndex[f.sb.DevIdx]; m != nil && m.Device == f.dev {
+			problems[m.Index] = f.sb.Problems
+		}
+	}
+	return problems
+}
+
 // Member returns a slot, nil if it is not in use.
 func (fs *FS) Member(index uint8) *Member { return fs.byIndex[index] }
 

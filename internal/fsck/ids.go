@@ -1,0 +1,87 @@
+package fsck
+
+import "github.com/go-bcachefs/bcachefs/internal/ondisk"
+
+// Numbers of the errors that the passes find (enum bch_sb_error_id).
+const (
+	idCleanButJournalNotEmpty        ondisk.ErrorID = 0
+	idSBCleanJournalSeqMismatch      ondisk.ErrorID = 3
+	idJournalEntriesMissing          ondisk.ErrorID = 11
+	idBtreeNodeUnreadable            ondisk.ErrorID = 30
+	idBtreeRootReadError             ondisk.ErrorID = 59
+	idBtreeRootBadMinKey             ondisk.ErrorID = 60
+	idTopologyBadMinKey              ondisk.ErrorID = 63
+	idTopologyBadMaxKey              ondisk.ErrorID = 64
+	idTopologyInteriorEmpty          ondisk.ErrorID = 67
+	idBkeyVersionInFuture            ondisk.ErrorID = 80
+	idAllocKeyToMissingDevBucket     ondisk.ErrorID = 102
+	idAllocKeyCachedReadTimeZero     ondisk.ErrorID = 104
+	idAllocKeyToMissingLRUEntry      ondisk.ErrorID = 105
+	idAllocKeyDataTypeWrong          ondisk.ErrorID = 106
+	idAllocKeyGenWrong               ondisk.ErrorID = 107
+	idAllocKeyDirtySectorsWrong      ondisk.ErrorID = 108
+	idAllocKeyCachedSectorsWrong     ondisk.ErrorID = 109
+	idAllocKeyStripeWrong            ondisk.ErrorID = 110
+	idAllocKeyStripeRedundancyWrong  ondisk.ErrorID = 111
+	idBucketSectorCountOverflow      ondisk.ErrorID = 112
+	idNeedDiscardKeyWrong            ondisk.ErrorID = 114
+	idFreespaceKeyWrong              ondisk.ErrorID = 115
+	idFreespaceHoleMissing           ondisk.ErrorID = 116
+	idBucketGensKeyWrong             ondisk.ErrorID = 118
+	idBucketGensHoleWrong            ondisk.ErrorID = 119
+	idBucketGensToInvalidDev         ondisk.ErrorID = 120
+	idBucketGensToInvalidBuckets     ondisk.ErrorID = 121
+	idBucketGensNonzeroInvalid       ondisk.ErrorID = 122
+	idFreespaceKeyToInvalidDevBucket ondisk.ErrorID = 123
+	idFreespaceKeyBad                ondisk.ErrorID = 124
+	idBackpointerBucketOffsetWrong   ondisk.ErrorID = 125
+	idBackpointerToMissingDevice     ondisk.ErrorID = 126
+	idBackpointerToMissingAlloc      ondisk.ErrorID = 127
+	idBackpointerToMissingPtr        ondisk.ErrorID = 128
+	idLRUEntryAtTime0                ondisk.ErrorID = 129
+	idLRUEntryToInvalidBucket        ondisk.ErrorID = 130
+	idLRUEntryBad                    ondisk.ErrorID = 131
+	idPtrToInvalidDevice             ondisk.ErrorID = 142
+	idPtrAfterLastBucket             ondisk.ErrorID = 144
+	idPtrBeforeFirstBucket           ondisk.ErrorID = 145
+	idPtrSpansMultipleBuckets        ondisk.ErrorID = 146
+	idPtrToMissingBackpointer        ondisk.ErrorID = 147
+	idPtrToMissingAllocKey           ondisk.ErrorID = 148
+	idPtrToMissingStripe             ondisk.ErrorID = 150
+	idPtrToIncorrectStripe           ondisk.ErrorID = 151
+	idPtrGenNewerThanBucketGen       ondisk.ErrorID = 152
+	idPtrTooStale                    ondisk.ErrorID = 153
+	idStaleDirtyPtr                  ondisk.ErrorID = 154
+	idPtrBucketDataTypeMismatch      ondisk.ErrorID = 155
+	idReflinkVRefcountWrong          ondisk.ErrorID = 165
+	idReflinkPToMissingReflinkV      ondisk.ErrorID = 166
+	idStripeSectorCountWrong         ondisk.ErrorID = 169
+	idSnapshotTreeToMissingSnapshot  ondisk.ErrorID = 171
+	idSnapshotTreeToMissingSubvol    ondisk.ErrorID = 172
+	idSnapshotTreeToWrongSubvol      ondisk.ErrorID = 173
+	idSnapshotTreeToSnapshotSubvol   ondisk.ErrorID = 174
+	idSnapshotShouldNotHaveSubvol    ondisk.ErrorID = 182
+	idSnapshotToBadSnapshotTree      ondisk.ErrorID = 183
+	idSnapshotBadDepth               ondisk.ErrorID = 184
+	idSnapshotBadSkiplist            ondisk.ErrorID = 185
+	idSubvolNotMasterAndNotSnapshot  ondisk.ErrorID = 187
+	idSubvolToMissingRoot            ondisk.ErrorID = 188
+	idSubvolRootWrongBiSubvol        ondisk.ErrorID = 189
+	idSubvolRootFSPathParentNonzero  ondisk.ErrorID = 255
+	idSubvolChildrenNotSet           ondisk.ErrorID = 256
+	idSubvolChildrenBad              ondisk.ErrorID = 257
+	idBtreeBitmapNotMarked           ondisk.ErrorID = 266
+	idAllocKeyStripeSectorsWrong     ondisk.ErrorID = 271
+	idAccountingMismatch             ondisk.ErrorID = 272
+	idAccountingReplicasNotMarked    ondisk.ErrorID = 273
+	idAccountingKeyJunkAtEnd         ondisk.ErrorID = 277
+	idAccountingToInvalidDevice      ondisk.ErrorID = 289
+	idAllocKeyStripeRefcountWrong    ondisk.ErrorID = 345
+	idStripeToMissingBucketRef       ondisk.ErrorID = 346
+	idBucketStripeRefToMissingStripe ondisk.ErrorID = 347
+	idBucketStripeRefToIncorrect     ondisk.ErrorID = 348
+	idSnapshotEdgeBad                ondisk.ErrorID = 371
+	idSubvolSnapshotNotLeaf          ondisk.ErrorID = 375
+	idSnapshotSubvolBackrefWrong     ondisk.ErrorID = 377
+	idSubvolMissing                  ondisk.ErrorID = 308
+)
