@@ -1,0 +1,5 @@
+//go:build !race
+
+package six
+
+const race = false
