@@ -44,7 +44,7 @@ func (sb *Superblock) SetNewMembers(members []Member) error {
 
 // CopyMembersV1 makes or refreshes the section members_v1 from members_v2.
 func (sb *Superblock) CopyMembersV1() error {
-	members, err := sb.rawMembers()
+	members, err := sb.RawMembers()
 	if err != nil {
 		return err
 	}
@@ -52,8 +52,8 @@ func (sb *Superblock) CopyMembersV1() error {
 	return sb.SetMembers(members)
 }
 
-// rawMembers decodes all slots without judging them.
-func (sb *Superblock) rawMembers() ([]Member, error) {
+// RawMembers decodes all slots without judging them, as [Superblock.Members] does.
+func (sb *Superblock) RawMembers() ([]Member, error) {
 	recs, err := sb.memberRecords()
 	if err != nil {
 		return nil, err
