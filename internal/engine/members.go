@@ -8,24 +8,26 @@ import (
 	"strings"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/super"
 )
 
 // Errors of opening.
 var (
 	// ErrNotMember means that a device belongs to another filesystem than the others given.
-	ErrNotMember = errors.New("not a member of the same filesystem")
+	ErrNotMember = super.ErrNotMember
 	// ErrDegraded means that data or metadata would be absent for the lack of a device.
 	ErrDegraded = errors.New("devices are missing")
 )
 
-// versionMemberSeq is the first version whose superblocks record for each member when it was last written.
-const versionMemberSeq = 1<<10 | 4
+func (f *found) candidate() super.Candidate {
+	return super.Candidate{Name: f.path, SB: f.sb.Superblock}
+}
 
 // newest returns the superblock that was written last.
 func newest(all []*found) *found {
 	best := all[0]
 	for _, f := range all[1:] {
-		if f.sb.Seq > best.sb.Seq || f.sb.Seq == best.sb.Seq && f.sb.WriteTime > best.sb.WriteTime {
+		if f.candidate().Newer(best.candidate()) {
 			best = f
 		}
 	}
@@ -41,7 +43,7 @@ func choose(all []*found, best *found, noSplitBrainCheck bool) (members []*found
 	ignored = map[*found]string{}
 	bySlot := map[uint8]*found{}
 	for _, f := range all {
-		reason, err := judge(f, best, table, noSplitBrainCheck)
+		reason, err := f.candidate().Judge(best.candidate(), table, noSplitBrainCheck)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -62,29 +64,6 @@ func choose(all []*found, best *found, noSplitBrainCheck bool) (members []*found
 		}
 	}
 	return members, ignored, nil
-}
-
-// judge decides on one device: a reason not to use it, or an error if it must not even have been given.
-func judge(f, best *found, table []ondisk.Member, noSplitBrainCheck bool) (reason string, err error) {
-	slot := int(f.sb.DevIdx)
-	switch {
-	case f == best:
-		return "", nil
-	case f.sb.UUID != best.sb.UUID:
-		return "", fmt.Errorf("%s: %w: it has uuid %v, %s has %v", f.path, ErrNotMember, f.sb.UserUUID, best.path, best.sb.UserUUID)
-	case slot >= len(table) || !table[slot].Alive():
-		return "it was removed from the filesystem", nil
-	case f.sb.BlockSize != best.sb.BlockSize:
-		return "", fmt.Errorf("%s: block size of %d sectors, %s has %d", f.path, f.sb.BlockSize, best.path, best.sb.BlockSize)
-	case f.sb.Version < versionMemberSeq || best.sb.Version < versionMemberSeq || noSplitBrainCheck:
-		return "", nil
-	case f.sb.Seq == best.sb.Seq && f.sb.WriteTime != best.sb.WriteTime:
-		return fmt.Sprintf("split brain: it and %s were both written as number %d, at different times", best.path, f.sb.Seq), nil
-	case table[slot].Seq != 0 && table[slot].Seq < f.sb.Seq:
-		return fmt.Sprintf("split brain: it was written as number %d, %s knows of it up to %d", f.sb.Seq, best.path,
-			table[slot].Seq), nil
-	}
-	return "", nil
 }
 
 // addMembers fills in the slots of the member table, with the devices that are there.

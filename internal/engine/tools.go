@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -21,4 +22,20 @@ func ReadSuperblock(ctx context.Context, path string, opts Options) (sb *ondisk.
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return r.Superblock, r.Problems, nil
+}
+
+// FindMembers says which devices make up the filesystem on the given ones: their paths, those that were found by looking around
+// included, and what was noticed, in words. Nothing stays open. Devices that must be left out are an error.
+func FindMembers(ctx context.Context, devices []string, opts Options) (paths, messages []string, err error) {
+	fs := &FS{opts: opts}
+	defer func() { err = errors.Join(err, closeAll(fs.found)) }()
+	if err := fs.openMembers(ctx, devices); err != nil {
+		return nil, nil, err
+	}
+	for _, m := range fs.Members {
+		if m.Device != nil {
+			paths = append(paths, m.Path)
+		}
+	}
+	return paths, fs.Messages(), nil
 }
