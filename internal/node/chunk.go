@@ -1,0 +1,175 @@
+package node
+
+import (
+	"math/bits"
+	"unsafe"
+
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+)
+
+// chunkKeys is how many keys a chunk holds at most.
+const chunkKeys = 64
+
+// State of a key.
+const (
+	flagUnwritten = 1 << iota // changed since the last write was prepared
+	flagInFlight              // some state of it is being written
+	flagOnDisk                // some state of it may be in a written bset: deleting it takes a whiteout
+	flagPlain                 // does not pack with the node's format
+)
+
+// entry is a key without its position.
+type entry struct {
+	versionLo uint64
+	versionHi uint32
+	size      uint32
+	off       uint32 // of the value in the arena, in bytes
+	typ       ondisk.KeyType
+	words     uint8 // of the value
+	flags     uint8
+}
+
+// chunk is a run of neighbouring keys.
+type chunk struct {
+	arena     []byte // values
+	live      int    // bytes of arena that keys refer to
+	n         int
+	unwritten int // keys with flagUnwritten
+	inFlight  int // keys with flagInFlight
+	pos       [chunkKeys]ondisk.Pos
+	ent       [chunkKeys]entry
+}
+
+const chunkBytes = int(unsafe.Sizeof(chunk{}))
+
+// less is 1 if a is before b, else 0; it takes no branch.
+func less(a, b *ondisk.Pos) int {
+	_, borrow := bits.Sub64(uint64(a.Snapshot), uint64(b.Snapshot), 0)
+	_, borrow = bits.Sub64(a.Offset, b.Offset, borrow)
+	_, borrow = bits.Sub64(a.Inode, b.Inode, borrow)
+	return int(borrow)
+}
+
+// lowerBound returns the index of the first position in a that is not before p.
+func lowerBound(a []ondisk.Pos, p *ondisk.Pos) int {
+	if len(a) == 0 {
+		return 0
+	}
+	lo, n := 0, len(a)
+	for n > 1 {
+		half := n >> 1
+		lo += half & -less(&a[lo+half-1], p)
+		n -= half
+	}
+	return lo + less(&a[lo], p)
+}
+
+// key returns key i.
+func (c *chunk) key(i int) ondisk.Key {
+	e := &c.ent[i]
+	end := e.off + uint32(e.words)*8
+	return ondisk.Key{
+		Type: e.typ, Version: ondisk.Version{Hi: e.versionHi, Lo: e.versionLo}, Size: e.size, Pos: c.pos[i],
+		Val: c.arena[e.off:end:end],
+	}
+}
+
+// value returns the value of key i.
+func (c *chunk) value(i int) []byte {
+	e := &c.ent[i]
+	end := e.off + uint32(e.words)*8
+	return c.arena[e.off:end:end]
+}
+
+// makeEntry returns the entry of k, its value aside.
+func (n *Node) makeEntry(k *ondisk.Key, flags uint8) entry {
+	if !n.p.Format.Packs(k) {
+		flags |= flagPlain
+	}
+	return entry{
+		versionLo: k.Version.Lo, versionHi: k.Version.Hi, size: k.Size, typ: k.Type, words: uint8(len(k.Val) / 8), flags: flags,
+	}
+}
+
+// store appends a value to c's arena and returns where. The entry that it is for does not refer to the arena yet.
+func (n *Node) store(c *chunk, val []byte) uint32 {
+	if len(c.arena)+len(val) > cap(c.arena) {
+		n.newArena(c, max(c.live*2, c.live+8*len(val)))
+	}
+	off := len(c.arena)
+	c.arena = append(c.arena, val...)
+	c.live += len(val)
+	return uint32(off)
+}
+
+// newArena moves c's values to an arena of the given size. The old one stays as it is, for whoever still refers to it.
+func (n *Node) newArena(c *chunk, size int) {
+	arena := make([]byte, 0, size)
+	for i := range c.n {
+		off := len(arena)
+		arena = append(arena, c.value(i)...)
+		c.ent[i].off = uint32(off)
+	}
+	n.mem += cap(arena) - cap(c.arena)
+	c.arena = arena
+}
+
+// addChunk inserts an empty chunk with an arena of the given size as chunk ci. The caller fills it.
+func (n *Node) addChunk(ci, arenaBytes int) *chunk {
+	c := &chunk{arena: make([]byte, 0, arenaBytes)}
+	n.mem += chunkBytes + cap(c.arena)
+	n.chunks = append(n.chunks, nil)
+	copy(n.chunks[ci+1:], n.chunks[ci:])
+	n.chunks[ci] = c
+	n.maxes = append(n.maxes, ondisk.Pos{})
+	copy(n.maxes[ci+1:], n.maxes[ci:])
+	return c
+}
+
+// dropChunk removes chunk ci.
+func (n *Node) dropChunk(ci int) {
+	c := n.chunks[ci]
+	n.mem -= chunkBytes + cap(c.arena)
+	if n.last == c {
+		n.last = nil
+	}
+	last := len(n.chunks) - 1
+	copy(n.chunks[ci:], n.chunks[ci+1:])
+	n.chunks[last] = nil
+	n.chunks = n.chunks[:last]
+	copy(n.maxes[ci:], n.maxes[ci+1:])
+	n.maxes = n.maxes[:last]
+}
+
+// moveTail moves the keys of src from index from on to the end of dst.
+func (n *Node) moveTail(dst, src *chunk, from int) {
+	size := 0
+	for i := from; i < src.n; i++ {
+		size += int(src.ent[i].words) * 8
+	}
+	if len(dst.arena)+size > cap(dst.arena) {
+		n.newArena(dst, dst.live+size)
+	}
+	for i := from; i < src.n; i++ {
+		e := src.ent[i]
+		e.off = uint32(len(dst.arena))
+		dst.arena = append(dst.arena, src.value(i)...)
+		dst.pos[dst.n], dst.ent[dst.n] = src.pos[i], e
+		dst.n++
+		dst.unwritten += int(e.flags & flagUnwritten)
+		dst.inFlight += int(e.flags & flagInFlight >> 1)
+	}
+	dst.live += size
+	src.n = from
+	src.live -= size
+	src.recount()
+}
+
+// recount counts unwritten keys and those in flight anew.
+func (c *chunk) recount() {
+	c.unwritten, c.inFlight = 0, 0
+	for i := range c.ent[:c.n] {
+		c.unwritten += int(c.ent[i].flags & flagUnwritten)
+		c.inFlight += int(c.ent[i].flags & flagInFlight >> 1)
+	}
+}
