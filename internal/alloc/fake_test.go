@@ -409,7 +409,7 @@ func (tx *FakeTx) Scan(btree ondisk.BtreeID, from, to ondisk.Pos, flags ReadFlag
 }
 
 // Update implements [Tx]. Of extents, only those of freespace are cut and merged; in other btrees an update that overlaps with a key
-// at another position panics.
+// at another position of the same snapshot panics.
 func (tx *FakeTx) Update(btree ondisk.BtreeID, k ondisk.Key, flags UpdateFlags) error {
 	if err := tx.ctx.Err(); err != nil {
 		return err
@@ -426,7 +426,8 @@ func (tx *FakeTx) Update(btree ondisk.BtreeID, k ondisk.Key, flags UpdateFlags) 
 		tx.updateFreespace(k, flags)
 		return nil
 	case btree.Has(ondisk.BtreeIsExtents) && k.Type != ondisk.KeyDeleted:
-		if o, ok := tx.nextExtent(btree, k.Start(), false); ok && o.Pos != k.Pos && o.Start().Less(k.Pos) {
+		if o, ok := tx.nextExtent(btree, k.Start(), false); ok && o.Pos != k.Pos && o.Pos.Snapshot == k.Pos.Snapshot && o.Size > 0 &&
+			o.Start().Less(k.Pos) {
 			panic(fmt.Sprintf("fake: %v at %v overlaps with %v at %v", k.Type, k.Pos, o.Type, o.Pos))
 		}
 	}
