@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/go-bcachefs/bcachefs/internal/journal"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
@@ -222,7 +223,7 @@ func (a *Accounting) LoadDelta(k *ondisk.Key) (isNew bool, err error) {
 	a.loadMu.Lock()
 	have := a.versions[k.Pos]
 	a.loadMu.Unlock()
-	if !DeltaIsNew(k.Version, have) {
+	if !journal.VersionLess(have, k.Version) {
 		return false, nil
 	}
 	a.Add(&p, v...)

@@ -75,19 +75,19 @@ func (t *Triggers) InitFreespace(ctx context.Context, run Runner, dev *Device, f
 }
 
 func (t *Triggers) initFreespaceChunk(ctx context.Context, run Runner, dev *Device, first, end ondisk.Bucket) error {
-	var keys, holes []BucketSpan
+	var keys, holes []BucketRange
 	err := run(ctx, func(tx Tx) error {
 		keys, holes = keys[:0], holes[:0]
 		return tx.Scan(ondisk.BtreeAlloc, allocPos(dev.Index, first), allocPos(dev.Index, end-1), Slots, func(k ondisk.Key, holeEnd ondisk.Pos) (bool, error) {
 			b := ondisk.Bucket(k.Pos.Offset)
 			if k.Type == ondisk.KeyDeleted {
-				hole := BucketSpan{b, end}
+				hole := BucketRange{b, end}
 				if holeEnd.Inode == k.Pos.Inode {
 					hole.End = min(end, ondisk.Bucket(holeEnd.Offset))
 				}
 				holes = append(holes, hole)
 			} else {
-				keys = append(keys, BucketSpan{b, b + 1})
+				keys = append(keys, BucketRange{b, b + 1})
 			}
 			return true, nil
 		})
@@ -113,9 +113,6 @@ func (t *Triggers) initFreespaceChunk(ctx context.Context, run Runner, dev *Devi
 	return t.recheckHoles(ctx, run, dev, holes)
 }
 
-// BucketSpan is the buckets First … End-1.
-type BucketSpan struct{ First, End ondisk.Bucket }
-
 // setIndex sets the entry of a bucket as its alloc key says, under the key's lock.
 func (t *Triggers) setIndex(tx Tx, dev *Device, b ondisk.Bucket) error {
 	a, err := GetAlloc(tx, dev.Index, b, 0)
@@ -129,7 +126,7 @@ func (t *Triggers) setIndex(tx Tx, dev *Device, b ondisk.Bucket) error {
 }
 
 // recheckHoles takes those buckets out of freespace that were holes when they were looked at, and in use when that was committed.
-func (t *Triggers) recheckHoles(ctx context.Context, run Runner, dev *Device, holes []BucketSpan) error {
+func (t *Triggers) recheckHoles(ctx context.Context, run Runner, dev *Device, holes []BucketRange) error {
 	for _, h := range holes {
 		var found []ondisk.Bucket
 		err := run(ctx, func(tx Tx) error {

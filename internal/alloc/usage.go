@@ -25,22 +25,13 @@ type Capacity struct {
 // Usable is the capacity that counts for reservations; superblocks and journal are in it.
 func (c Capacity) Usable() uint64 { return c.Total - c.Reserved }
 
-// btreeReserveNodes is how many btree nodes must be able to be written at any time.
-const btreeReserveNodes = 28
-
-// BtreeReserveBuckets returns the number of buckets that hold as many btree nodes as must be able to be written at any time.
-func BtreeReserveBuckets(bucketSize, nodeSectors uint32) uint64 {
-	perBucket := uint64(max(1, bucketSize/max(1, nodeSectors)))
-	return (btreeReserveNodes + perBucket - 1) / perBucket
-}
-
 // NewCapacity calculates the capacity of devices (spec/04 § 9.1). gcReserveBytes is the option, if it is not 0, else
 // gcReservePercent counts.
 func NewCapacity(devs []CapacityDevice, nodeSectors uint32, gcReserveBytes, gcReservePercent uint64) Capacity {
 	var c Capacity
 	for _, d := range devs {
 		const writePoints = 3 // of btree nodes, copygc, rebalance
-		reserve := 2*BtreeReserveBuckets(d.BucketSize, nodeSectors) + d.NBuckets>>6 + writePoints
+		reserve := 2*uint64(nodeReserveBuckets(d.BucketSize, nodeSectors)) + d.NBuckets>>6 + writePoints
 		c.Total += (d.NBuckets - d.FirstBucket) * uint64(d.BucketSize)
 		c.Reserved += 2 * reserve * uint64(d.BucketSize)
 	}
