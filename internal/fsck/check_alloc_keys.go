@@ -66,7 +66,7 @@ func (m *marker) checkAllocKey(d *Device, b ondisk.Bucket, got *ondisk.Alloc, g 
 		g.typ, g.dirty = got.DataType, got.DirtySectors // its superblock would tell
 	}
 	want := g.alloc(got)
-	sum.add(&want, uint32(d.BucketSize))
+	sum.add(&want, uint32(d.BucketSize), c.since(33))
 	wrong := func(id ondisk.ErrorID, field string, got, want any) {
 		c.at(id, ondisk.BtreeAlloc, 0, bucketPos(d.Index, b), "set it", "bucket %d:%d gen %d has wrong %s: got %v, should be %v", d.Index, b, g.gen,
 			field, got, want)
@@ -98,12 +98,16 @@ func (m *marker) checkAllocKey(d *Device, b ondisk.Bucket, got *ondisk.Alloc, g 
 	}
 }
 
-// add counts a bucket.
-func (n *devCounters) add(a *ondisk.Alloc, bucketSize uint32) {
+// add counts a bucket. Newer drivers count all of a block of a stripe in which nothing is left as fragmented, older ones nothing.
+func (n *devCounters) add(a *ondisk.Alloc, bucketSize uint32, newer bool) {
 	if a.DataType == ondisk.DataFree || a.DataType >= ondisk.NumDataTypes {
 		return
 	}
-	n[a.DataType].add(values{1, int64(a.Sectors()), int64(a.Fragmented(bucketSize))})
+	v := values{1, int64(a.Sectors()), int64(a.Fragmented(bucketSize))}
+	if newer && v[1] == 0 && !a.DataType.IsEmpty() {
+		v[2] = int64(bucketSize)
+	}
+	n[a.DataType].add(v)
 	if a.DataType == ondisk.DataStripe && a.DirtySectors != 0 {
 		n[ondisk.DataUnstriped].add(values{1, int64(a.DirtySectors)})
 	}

@@ -92,8 +92,11 @@ func (c *checker) checkTargets(ctx context.Context, all []backpointer) error {
 
 // leads reports whether a backpointer leads to a key with its pointer. If nothing is known of the key, it does.
 func (c *checker) leads(ctx context.Context, b *backpointer) (bool, error) {
-	if b.Btree >= ondisk.MaxBtrees {
+	switch {
+	case b.Btree >= ondisk.MaxBtrees:
 		return false, nil
+	case b.Level > 0 && c.lost.above[b.Btree]:
+		return true, nil
 	}
 	k, ok, err := c.target(ctx, b)
 	if err != nil || !ok {

@@ -220,9 +220,9 @@ func (m *marker) countExtent(id ondisk.BtreeID, level uint8, k *ondisk.Key, ptrs
 	m.n.addInum(k.Pos.Inode, values{1, int64(k.Size), sectors})
 }
 
-// countKey adds what every key in a btree with snapshots is counted as from 1.39 on.
+// countKey adds what every key in a btree with snapshots, but for whiteouts, is counted as from 1.39 on.
 func (m *marker) countKey(id ondisk.BtreeID, k *ondisk.Key, sectors int64) {
-	if m.c.since(39) && id.Has(ondisk.BtreeHasSnapshots) && k.Pos.Snapshot != 0 {
+	if m.c.since(39) && id.Has(ondisk.BtreeHasSnapshots) && k.Pos.Snapshot != 0 && !k.Type.IsWhiteout() {
 		m.n.add(&ondisk.AccountingPos{Type: ondisk.AccountingSnapshot, ID: k.Pos.Snapshot, Btree: uint32(id)},
 			values{1, ondisk.KeySize + int64(len(k.Val)), sectors})
 	}

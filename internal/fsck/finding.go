@@ -21,6 +21,7 @@ func compareFindings(a, b Finding) int {
 // found takes in a finding, unless the superblock says to expect it.
 func (c *checker) found(f Finding) {
 	f.Pass = c.pass
+	f.Text = strings.TrimSuffix(f.Text, " ("+f.Name()+")")
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f.ID != NoID && c.silent(f.ID) {

@@ -72,7 +72,8 @@ func (c *checker) backpointerOf(d *Device, id ondisk.BtreeID, level uint8, k *on
 	return b
 }
 
-// stripeBackpointer returns the backpointer that belongs to a block of a stripe, from 1.22 on.
+// stripeBackpointer returns the backpointer that belongs to a block of a stripe, from 1.22 on. Its length is 0: the reference computes it
+// from the size of the key.
 func (c *checker) stripeBackpointer(k *ondisk.Key, s *ondisk.Stripe, block int) backpointer {
 	p := s.Ptrs[block]
 	typ := ondisk.DataUser
@@ -81,7 +82,7 @@ func (c *checker) stripeBackpointer(k *ondisk.Key, s *ondisk.Stripe, block int) 
 	}
 	end := uint64(p.Offset) + uint64(s.Sectors)
 	return backpointer{pos: ondisk.Pos{Inode: uint64(p.Dev), Offset: end<<c.bpShift - 1},
-		Backpointer: ondisk.Backpointer{Btree: ondisk.BtreeStripes, DataType: typ, BucketGen: p.Gen, BucketLen: uint32(s.Sectors), Pos: k.Pos}}
+		Backpointer: ondisk.Backpointer{Btree: ondisk.BtreeStripes, DataType: typ, BucketGen: p.Gen, Pos: k.Pos}}
 }
 
 // same compares backpointers but for their flags from 1.33 on, most of which tell what is still to be done.
