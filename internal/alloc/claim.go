@@ -136,10 +136,10 @@ func (a *Allocator) checkStale(tx Tx, c *candidate, k *ondisk.Alloc, r *bucketRe
 	if !c.indexed || !a.trusted.Load() || a.broken(FaultNoTripwire) {
 		return nil
 	}
-	unit := ondisk.FreespaceRange{Dev: uint64(c.dev.Index), GenBits: c.genBits, First: c.bucket, Len: 1}.Key()
+	slot := freespaceSlot(c.dev.Index, c.genBits, c.bucket)
 	still := false
-	err := tx.Scan(ondisk.BtreeFreespace, unit.Pos, unit.Pos, 0, func(f ondisk.Key, _ ondisk.Pos) (bool, error) {
-		still = !unit.Start().Less(f.Start()) && unit.Start().Less(f.Pos)
+	err := tx.Scan(ondisk.BtreeFreespace, slot, slot, 0, func(ondisk.Key, ondisk.Pos) (bool, error) {
+		still = true
 		return false, nil
 	})
 	if err != nil || !still {

@@ -100,12 +100,10 @@ func (a *Allocator) collect(ctx context.Context, s *scanPart, pos ondisk.Bucket,
 
 // collectFreespace collects the ranges of a class of freespace.
 func (a *Allocator) collectFreespace(tx Tx, s *scanPart, pos ondisk.Bucket, next *ondisk.Bucket) error {
-	unit := func(b ondisk.Bucket) ondisk.Pos { // the end of the unit of b
-		return ondisk.FreespaceRange{Dev: uint64(s.dev.Index), GenBits: s.class, First: b, Len: 1}.Key().Pos
-	}
 	var bad error
 	// The key that reaches into the part ends within the class, though maybe behind the part.
-	err := tx.Scan(ondisk.BtreeFreespace, unit(pos), unit(s.dev.NBuckets-1), 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
+	from, to := freespaceSlot(s.dev.Index, s.class, pos), freespaceSlot(s.dev.Index, s.class, s.dev.NBuckets-1)
+	err := tx.Scan(ondisk.BtreeFreespace, from, to, 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
 		f := ondisk.DecodeFreespace(&k)
 		if f.Dev != uint64(s.dev.Index) || f.GenBits != s.class {
 			return true, nil
@@ -133,6 +131,12 @@ func (a *Allocator) collectFreespace(tx Tx, s *scanPart, pos ondisk.Bucket, next
 		return a.inconsistent(bad)
 	}
 	return err
+}
+
+// freespaceSlot is the slot of a bucket in freespace.
+func freespaceSlot(dev, class uint8, b ondisk.Bucket) ondisk.Pos {
+	k := ondisk.FreespaceRange{Dev: uint64(dev), GenBits: class, First: b, Len: 1}.Key()
+	return k.Start()
 }
 
 // claimOneOf claims the first bucket of a range that can be.
