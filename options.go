@@ -52,5 +52,5 @@ type OpenOptions struct {
 }
 
 // Device is what a filesystem lies on: a disk, a file, or what [OpenOptions].OpenDevice makes. Reads come from several goroutines
-// at once; nothing is ever written to it.
+// at once; [Open] never writes to it.
 type Device = blockdev.Device
