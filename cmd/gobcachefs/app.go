@@ -106,6 +106,7 @@ func (a *app) rootCommand() *cobra.Command {
 		newManifestCmd(a),
 	)
 	add(groupFS,
+		newFormatCmd(a),
 		newFSCmd(a),
 		newSubvolumeCmd(a),
 		newShowSuperCmd(a),

@@ -50,7 +50,37 @@ func (o *openFlags) passphrase(ctx context.Context, a *app, where string) ([]byt
 	if !ok || !term.IsTerminal(int(in.Fd())) {
 		return nil, errNoPassphrase
 	}
-	return promptPassphrase(ctx, a, in, where)
+	return promptPassphrase(ctx, a, in, "Enter passphrase for "+visible(where)+": ")
+}
+
+// newPassphrase gets a passphrase to be set, from where the flags say, else an environment variable, else the terminal, where
+// it is asked for twice.
+func (o *openFlags) newPassphrase(ctx context.Context, a *app, variable string) ([]byte, error) {
+	if o.passphraseFile != "" || o.passphraseFD >= 0 {
+		return o.passphrase(ctx, a, "")
+	}
+	if p := a.getenv(variable); p != "" {
+		return []byte(p), nil
+	}
+	in, ok := a.in.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return nil, errNoPassphrase
+	}
+	first, err := promptPassphrase(ctx, a, in, "Enter new passphrase: ")
+	if err != nil {
+		return nil, err
+	}
+	second, err := promptPassphrase(ctx, a, in, "Enter it again: ")
+	switch {
+	case err != nil:
+		return nil, err
+	case len(first) == 0:
+		return nil, failed("read passphrase", "terminal", errors.New("it is empty"))
+	case !bytes.Equal(first, second):
+		return nil, failed("read passphrase", "terminal", errors.New("the two differ"))
+	}
+	clear(second)
+	return first, nil
 }
 
 // readPassphrase reads the first line; a line end is not part of the passphrase.
@@ -67,13 +97,13 @@ func readPassphrase(r io.Reader, where string) ([]byte, error) {
 }
 
 // promptPassphrase asks on the terminal without echo. An interrupt restores the terminal.
-func promptPassphrase(ctx context.Context, a *app, in *os.File, where string) ([]byte, error) {
+func promptPassphrase(ctx context.Context, a *app, in *os.File, prompt string) ([]byte, error) {
 	fd := int(in.Fd())
 	state, err := term.GetState(fd)
 	if err != nil {
 		return nil, failed("read passphrase", "terminal", err)
 	}
-	fmt.Fprintf(a.err, "Enter passphrase for %s: ", visible(where))
+	fmt.Fprint(a.err, prompt)
 	type answer struct {
 		b   []byte
 		err error
