@@ -122,23 +122,6 @@ func (f *Format) PackKey(dst []byte, k *Key) ([]byte, bool) {
 	return append(dst, k.Val...), true
 }
 
-// Packs reports whether [Format.PackKey] can pack k; whether the value is sound does not matter.
-func (f *Format) Packs(k *Key) bool {
-	return f.packs(fieldInode, k.Pos.Inode) && f.packs(fieldOffset, k.Pos.Offset) &&
-		f.packs(fieldSnapshot, uint64(k.Pos.Snapshot)) && f.packs(fieldSize, uint64(k.Size)) &&
-		f.packs(fieldVersionHi, uint64(k.Version.Hi)) && f.packs(fieldVersionLo, k.Version.Lo)
-}
-
-// PacksPos reports whether [Format.PackPos] can pack p.
-func (f *Format) PacksPos(p Pos) bool {
-	return f.packs(fieldInode, p.Inode) && f.packs(fieldOffset, p.Offset) && f.packs(fieldSnapshot, uint64(p.Snapshot))
-}
-
-// packs reports whether field i can hold v.
-func (f *Format) packs(i int, v uint64) bool {
-	return v >= f.Offset[i] && v-f.Offset[i] <= lowMask(f.Bits[i])
-}
-
 // PackPos appends a key of type deleted, without value, size and version, at exactly p, as whiteouts are stored: fields
 // other than the position are zero even where the format has an offset for them. It reports false if p does not fit.
 func (f *Format) PackPos(dst []byte, p Pos) ([]byte, bool) {

@@ -98,6 +98,15 @@ func (n *Node) Pos(i int) Pos {
 // Type returns the type of key i, 0 ≤ i < Len.
 func (n *Node) Type(i int) KeyType { return KeyType(n.raw(i)[2]) }
 
+// ValSize returns the size of the value of key i in bytes, 0 ≤ i < Len.
+func (n *Node) ValSize(i int) int {
+	b := n.raw(i)
+	if b[1]&headerMask == formatLocal {
+		return int(b[0])*8 - n.plan.keyBytes
+	}
+	return int(b[0])*8 - KeySize
+}
+
 // Search returns the index of the first key whose position is not before p; Len if there is none.
 func (n *Node) Search(p Pos) int {
 	var s searchKey
