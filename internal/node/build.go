@@ -8,44 +8,49 @@ import (
 type builder struct {
 	n     *Node
 	flags uint8
-	keys  [chunkKeys]ondisk.Key
-	have  int
+	c     *chunk // the last one; nil at first
 }
 
-// add adds a key whose value stays as it is until it is stored, with the chunk.
-func (b *builder) add(k ondisk.Key) {
-	b.keys[b.have] = k
-	if b.have++; b.have == chunkKeys {
-		b.flush()
-	}
+// room says that up to chunkKeys keys follow, with so many bytes of values together.
+func (b *builder) room(valBytes int) {
+	b.c = b.n.addChunk(len(b.n.chunks), valBytes)
 }
 
-// flush makes a chunk of the keys that are there.
-func (b *builder) flush() {
-	if b.have == 0 {
-		return
-	}
-	size := 0
-	for i := range b.keys[:b.have] {
-		size += len(b.keys[i].Val)
-	}
-	n := b.n
-	c := n.addChunk(len(n.chunks), size)
-	for i := range b.keys[:b.have] {
-		k := &b.keys[i]
-		e := n.makeEntry(k, b.flags)
-		e.off = n.store(c, k.Val)
-		c.pos[i], c.ent[i] = k.Pos, e
-		n.live += n.words(&e)
-	}
-	c.n = b.have
-	n.count += b.have
-	n.maxes[len(n.maxes)-1] = c.pos[c.n-1]
+// add adds a key.
+func (b *builder) add(k *ondisk.Key) {
+	n, c := b.n, b.c
+	e := n.makeEntry(k, b.flags)
+	e.off = n.store(c, k.Val)
+	c.pos[c.n], c.ent[c.n] = k.Pos, e
+	c.n++
+	n.count++
+	n.maxes[len(n.maxes)-1] = k.Pos
+	words := n.words(&e)
+	n.live += words
 	if b.flags&flagUnwritten != 0 {
-		c.unwritten = c.n
-		n.unwritten = n.live
+		c.unwritten++
+		n.unwritten += words
 	}
-	b.have = 0
+}
+
+// addKeys adds count keys of another node, from cur on.
+func (b *builder) addKeys(cur Cursor, count int) {
+	var k ondisk.Key
+	for count > 0 {
+		group := min(count, chunkKeys)
+		count -= group
+		ahead, size := cur, 0
+		for range group {
+			size += int(ahead.c.ent[ahead.i].words) * 8
+			ahead.Next()
+		}
+		b.room(size)
+		for range group {
+			cur.Load(&k)
+			b.add(&k)
+			cur.Next()
+		}
+	}
 }
 
 // versionSnapshotField is the version from which on nodes are as they are now; older ones are converted when they are read.
@@ -65,10 +70,18 @@ func FromDisk(d *ondisk.Node, magic uint64, nodeBytes, blockBytes int) *Node {
 	}
 	n.reserve(d.Len())
 	b := builder{n: n, flags: flagOnDisk}
-	for i := range d.Len() {
-		b.add(d.Key(i))
+	for i := 0; i < d.Len(); i += chunkKeys {
+		end := min(i+chunkKeys, d.Len())
+		size := 0
+		for j := i; j < end; j++ {
+			size += d.ValSize(j)
+		}
+		b.room(size)
+		for j := i; j < end; j++ {
+			k := d.Key(j)
+			b.add(&k)
+		}
 	}
-	b.flush()
 	return n
 }
 

@@ -27,8 +27,9 @@ func (n *Node) Check() error {
 				return fmt.Errorf("chunk %d: key %d at %v out of order", ci, i, *p)
 			}
 			prev = p
-			k := c.key(i)
-			if plain := !n.p.Format.Packs(&k); plain != (e.flags&flagPlain != 0) {
+			var k ondisk.Key
+			c.load(i, &k)
+			if plain := !n.packer.Packs(&k); plain != (e.flags&flagPlain != 0) {
 				return fmt.Errorf("key at %v: unpacked is %v", *p, !plain)
 			}
 			live += len(k.Val)

@@ -64,14 +64,13 @@ func lowerBound(a []ondisk.Pos, p *ondisk.Pos) int {
 	return lo + less(&a[lo], p)
 }
 
-// key returns key i.
-func (c *chunk) key(i int) ondisk.Key {
+// load sets k to key i. It is what copies a key least: what is built as a result is copied once more.
+func (c *chunk) load(i int, k *ondisk.Key) {
 	e := &c.ent[i]
 	end := e.off + uint32(e.words)*8
-	return ondisk.Key{
-		Type: e.typ, Version: ondisk.Version{Hi: e.versionHi, Lo: e.versionLo}, Size: e.size, Pos: c.pos[i],
-		Val: c.arena[e.off:end:end],
-	}
+	k.Type, k.Size, k.Pos = e.typ, e.size, c.pos[i]
+	k.Version = ondisk.Version{Hi: e.versionHi, Lo: e.versionLo}
+	k.Val = c.arena[e.off:end:end]
 }
 
 // value returns the value of key i.
@@ -83,7 +82,7 @@ func (c *chunk) value(i int) []byte {
 
 // makeEntry returns the entry of k, its value aside.
 func (n *Node) makeEntry(k *ondisk.Key, flags uint8) entry {
-	if !n.p.Format.Packs(k) {
+	if !n.packer.Packs(k) {
 		flags |= flagPlain
 	}
 	return entry{

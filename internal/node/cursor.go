@@ -7,17 +7,18 @@ import (
 )
 
 // Get returns the key at exactly p. Its value must not be changed, and stays as it is whatever happens to the node.
-func (n *Node) Get(p ondisk.Pos) (ondisk.Key, bool) {
+func (n *Node) Get(p ondisk.Pos) (k ondisk.Key, ok bool) {
 	ci := lowerBound(n.maxes, &p)
 	if ci == len(n.chunks) {
-		return ondisk.Key{}, false
+		return k, false
 	}
 	c := n.chunks[ci]
 	i := lowerBound(c.pos[:c.n], &p)
 	if c.pos[i] != p {
-		return ondisk.Key{}, false
+		return k, false
 	}
-	return c.key(i), true
+	c.load(i, &k)
+	return k, true
 }
 
 // Cursor is a place in a node: at a key, or behind the last one or before the first. It is of no use once the node changes.
@@ -61,7 +62,13 @@ func (cur *Cursor) Valid() bool { return cur.c != nil }
 func (cur *Cursor) Pos() ondisk.Pos { return cur.c.pos[cur.i] }
 
 // Key returns the key that the cursor is at; it must be at one. Of its value the same holds as with [Node.Get].
-func (cur *Cursor) Key() ondisk.Key { return cur.c.key(cur.i) }
+func (cur *Cursor) Key() (k ondisk.Key) {
+	cur.c.load(cur.i, &k)
+	return k
+}
+
+// Load sets k to the key that the cursor is at; it must be at one. In loops over many keys it is faster than Key.
+func (cur *Cursor) Load(k *ondisk.Key) { cur.c.load(cur.i, k) }
 
 // Next moves to the next key, from before the first to the first, from the last to behind it, where it stays.
 func (cur *Cursor) Next() {
@@ -105,9 +112,11 @@ func (cur *Cursor) prevChunk() {
 // Keys yields all keys in order. The node must not change meanwhile.
 func (n *Node) Keys() iter.Seq[ondisk.Key] {
 	return func(yield func(ondisk.Key) bool) {
+		var k ondisk.Key
 		for _, c := range n.chunks {
 			for i := range c.n {
-				if !yield(c.key(i)) {
+				c.load(i, &k)
+				if !yield(k) {
 					return
 				}
 			}

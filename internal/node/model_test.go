@@ -378,6 +378,11 @@ func (m *model) end(good bool) {
 				m.dirty[p] = seq
 			}
 		}
+		maps.DeleteFunc(m.dirty, func(p ondisk.Pos, _ uint64) bool {
+			_, now := m.keys[p]
+			_, old := m.disk[p]
+			return !now && !old // the changes cancel each other
+		})
 	}
 	m.writing = nil
 	m.decode()
@@ -389,18 +394,7 @@ func (m *model) decode() *ondisk.Node {
 	if m.disk == nil {
 		return nil
 	}
-	id := m.n.Identity()
-	d, err := ondisk.DecodeNode(bytes.Clone(m.area), &ondisk.NodeWant{
-		Btree: id.Btree, Level: id.Level, Magic: testMagic, BlockSectors: uint(m.n.p.BlockBytes / ondisk.SectorSize),
-		NodeSize: m.n.p.NodeBytes, Key: m.wp.Key,
-		Ptr: ondisk.BtreePtr{V2: true, Seq: id.Seq, Min: m.n.Min(), Max: m.n.Max(), SectorsWritten: uint16(m.n.Written())},
-	})
-	switch {
-	case err != nil:
-		m.t.Fatalf("after %d steps: decode: %v", m.ops, err)
-	case d.Gen != id.Gen || d.Seq != id.Seq || d.Format != m.n.p.Format || d.Written != m.n.written:
-		m.t.Fatalf("decoded %+v", d)
-	}
+	d := decodeNode(m.t, m.n, m.area, m.wp.Key)
 	for _, p := range d.Problems {
 		m.t.Fatalf("decode: %v", p)
 	}
@@ -411,6 +405,24 @@ func (m *model) decode() *ondisk.Node {
 			}
 		}
 	}, m.disk)
+	return d
+}
+
+// decodeNode decodes n's area as far as it was written.
+func decodeNode(t testing.TB, n *Node, area []byte, key *crypt.Key) *ondisk.Node {
+	t.Helper()
+	id := n.Identity()
+	d, err := ondisk.DecodeNode(bytes.Clone(area), &ondisk.NodeWant{
+		Btree: id.Btree, Level: id.Level, Magic: testMagic, BlockSectors: uint(n.p.BlockBytes / ondisk.SectorSize),
+		NodeSize: n.p.NodeBytes, Key: key,
+		Ptr: ondisk.BtreePtr{V2: true, Seq: id.Seq, Min: n.Min(), Max: n.Max(), SectorsWritten: uint16(n.Written())},
+	})
+	if err != nil {
+		t.Fatalf("decode: %v", err)
+	}
+	if d.Gen != id.Gen || d.Seq != id.Seq || d.Format != n.p.Format || d.Written != n.written {
+		t.Fatalf("decoded %+v", d)
+	}
 	return d
 }
 

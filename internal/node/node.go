@@ -85,7 +85,8 @@ func (r *SeqRange) Join(s SeqRange) {
 
 // Node is a btree node. It is made by [New], [FromDisk] or from other nodes.
 type Node struct {
-	p Params
+	p      Params
+	packer ondisk.Packer // of p.Format
 
 	chunks []*chunk     // none is empty
 	maxes  []ondisk.Pos // last position of each chunk
@@ -126,7 +127,7 @@ func New(p Params) *Node {
 	if err := p.Format.Validate(); err != nil {
 		panic(err)
 	}
-	return &Node{p: p}
+	return &Node{p: p, packer: ondisk.NewPacker(&p.Format)}
 }
 
 // Params returns what the node is.
@@ -222,4 +223,4 @@ func (n *Node) keyWords(plain bool) int {
 func (n *Node) words(e *entry) int { return n.keyWords(e.flags&flagPlain != 0) + int(e.words) }
 
 // whiteoutSize returns the words of a whiteout at p.
-func (n *Node) whiteoutSize(p ondisk.Pos) int { return n.keyWords(!n.p.Format.PacksPos(p)) }
+func (n *Node) whiteoutSize(p ondisk.Pos) int { return n.keyWords(!n.packer.PacksPos(p)) }

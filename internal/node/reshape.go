@@ -140,8 +140,9 @@ func (n *Node) rebuild(first, last ondisk.Pos, cur Cursor, count int, seq uint64
 	p.Gen++
 	chooser := ondisk.NewFormatChooser(first, last, true)
 	scan, vals := cur, 0
+	var k ondisk.Key
 	for range count {
-		k := scan.Key()
+		scan.Load(&k)
 		chooser.Add(&k)
 		vals += len(k.Val) / 8
 		scan.Next()
@@ -152,11 +153,7 @@ func (n *Node) rebuild(first, last ondisk.Pos, cur Cursor, count int, seq uint64
 	m := New(p)
 	m.reserve(count)
 	b := builder{n: m, flags: flagUnwritten}
-	for range count {
-		b.add(cur.Key())
-		cur.Next()
-	}
-	b.flush()
+	b.addKeys(cur, count)
 	m.inherit(n)
 	return m
 }
@@ -210,12 +207,9 @@ func Merge(l, r *Node, seq uint64) (*Node, error) {
 	m.reserve(l.count + r.count)
 	b := builder{n: m, flags: flagUnwritten}
 	for _, n := range [2]*Node{l, r} {
-		for k := range n.Keys() {
-			b.add(k)
-		}
+		b.addKeys(n.First(), n.count)
 		m.inherit(n)
 	}
-	b.flush()
 	if !m.fits(m.live, m.live) {
 		return nil, fmt.Errorf("%w: %d words of keys of two nodes", ErrFull, m.live)
 	}

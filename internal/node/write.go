@@ -93,9 +93,10 @@ func (n *Node) PrepareWrite(p *WriteParams) (Write, error) {
 
 // packAll appends all keys as they are on disk.
 func (n *Node) packAll(out []byte) []byte {
+	var k ondisk.Key
 	for _, c := range n.chunks {
 		for i := range c.n {
-			out = n.pack(out, c, i)
+			out = n.pack(out, c, i, &k)
 		}
 	}
 	return out
@@ -103,6 +104,7 @@ func (n *Node) packAll(out []byte) []byte {
 
 // packUnwritten appends unwritten keys and whiteouts as they are on disk.
 func (n *Node) packUnwritten(out []byte) []byte {
+	var k ondisk.Key
 	white := n.whiteouts
 	for ci, c := range n.chunks {
 		if c.unwritten > 0 {
@@ -114,7 +116,7 @@ func (n *Node) packUnwritten(out []byte) []byte {
 					out = n.packWhiteout(out, white[0])
 					white = white[1:]
 				}
-				out = n.pack(out, c, i)
+				out = n.pack(out, c, i, &k)
 			}
 		}
 		for len(white) > 0 && white[0].Less(n.maxes[ci]) {
@@ -128,9 +130,13 @@ func (n *Node) packUnwritten(out []byte) []byte {
 	return out
 }
 
-func (n *Node) pack(out []byte, c *chunk, i int) []byte {
-	k := c.key(i)
-	return ondisk.AppendNodeKey(out, &n.p.Format, &k)
+// pack appends key i of c; k is memory for it.
+func (n *Node) pack(out []byte, c *chunk, i int, k *ondisk.Key) []byte {
+	c.load(i, k)
+	if c.ent[i].flags&flagPlain != 0 {
+		return ondisk.AppendKey(out, *k)
+	}
+	return n.packer.AppendKey(out, k)
 }
 
 func (n *Node) packWhiteout(out []byte, p ondisk.Pos) []byte {
