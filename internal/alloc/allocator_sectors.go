@@ -11,7 +11,7 @@ import (
 
 // Request says what space is wanted.
 type Request struct {
-	Sectors uint32 // as many as wanted; fewer may be got, see Min
+	Sectors uint32 // as many as wanted, in whole blocks; fewer may be got, see Min
 	// Min is how many must be got in one piece; 0 means one block.
 	Min        uint32
 	DataType   ondisk.DataType // btree, journal, user
@@ -59,10 +59,12 @@ func (al *Allocation) Done(ctx context.Context) {
 	al.n = 0
 }
 
-func (req *Request) check() error {
+func (req *Request) check(block uint32) error {
 	switch {
 	case req.Sectors == 0:
 		return errors.New("allocation of no sectors")
+	case req.Sectors%block != 0 || req.Min%block != 0:
+		return fmt.Errorf("allocation of %d sectors, %d in one piece: blocks are of %d", req.Sectors, req.Min, block)
 	case req.Min > req.Sectors:
 		return fmt.Errorf("allocation of %d sectors, %d of them in one piece", req.Sectors, req.Min)
 	case req.Replicas < 1 || req.Replicas > MaxOpenPerWrite:
@@ -82,7 +84,7 @@ func (req *Request) check() error {
 // be written to than replicas are wanted, but enough for those required, fewer are got; if not enough, the error is
 // [ErrInsufficientDevices].
 func (a *Allocator) AllocSectors(ctx context.Context, req *Request, out *Allocation) error {
-	if err := req.check(); err != nil {
+	if err := req.check(a.cfg.BlockSectors); err != nil {
 		return err
 	}
 	gen := a.freed.generation()
@@ -113,9 +115,7 @@ func (a *Allocator) take(ctx context.Context, wp *writePoint, req *Request, out 
 		free = min(free, ob.sectorsFree)
 	}
 	sectors := min(free, req.Sectors)
-	if sectors > a.cfg.BlockSectors {
-		sectors -= sectors % a.cfg.BlockSectors
-	}
+	sectors -= sectors % a.cfg.BlockSectors
 	out.a, out.n, out.Sectors, out.Durability = a, 0, sectors, 0
 	kept := 0
 	for _, ob := range wp.obs[:wp.n] {
