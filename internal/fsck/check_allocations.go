@@ -233,9 +233,8 @@ func (m *marker) markExtent(id ondisk.BtreeID, level uint8, k *ondisk.Key) error
 	if level == 0 && m.c.version < ondisk.VersionReconcile {
 		m.countRebalance(k, all)
 	}
-	counted := all[:0:len(all)]
 	var keep [ondisk.MaxExtentPtrs]pointer
-	counted = keep[:0]
+	counted := keep[:0]
 	for i := range all {
 		ok, err := m.markPointer(id, level, k, &all[i])
 		if err != nil {
