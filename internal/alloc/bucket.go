@@ -164,8 +164,21 @@ func SetAlloc(tx Tx, dev uint8, b ondisk.Bucket, a *ondisk.Alloc, flags UpdateFl
 
 // allocKey returns the key of a bucket's state in the transaction's memory.
 func allocKey(tx Tx, pos ondisk.Pos, a *ondisk.Alloc) ondisk.Key {
-	up := a.Upgrade()
+	up := *a
+	if up.Encoding == 0 {
+		up.Encoding = ondisk.KeyAllocV4 // made, not read
+	}
+	up = up.Upgrade()
 	val := txBytes(tx, ondisk.AllocV4Size)
 	up.Put(val)
 	return ondisk.Key{Type: ondisk.KeyAllocV4, Pos: pos, Val: val}
+}
+
+// derivedType returns the data type that follows from the counters of a bucket, where hint says what the sectors are. That a discard is still
+// to come is told by the flag alone up to 1.37, so whoever clears it makes the bucket free.
+func derivedType(a *ondisk.Alloc, hint ondisk.DataType) ondisk.DataType {
+	if hint == ondisk.DataNeedDiscard {
+		hint = ondisk.DataFree
+	}
+	return a.DerivedDataType(hint)
 }

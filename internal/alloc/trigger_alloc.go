@@ -43,7 +43,7 @@ func (t *Triggers) alloc(tx Tx, s *scratch, old, k *ondisk.Key, flags TriggerFla
 	if t.cfg.Claims != nil {
 		claim = t.cfg.Claims.Claim(dev.Index, b)
 	}
-	a.DataType = a.DerivedDataType(a.DataType)
+	a.DataType = derivedType(&a, a.DataType)
 	if allocTotal(&a) > allocTotal(&was) {
 		if err := t.checkClaim(tx, dev, b, &was, &a, claim); err != nil {
 			return err
@@ -55,7 +55,7 @@ func (t *Triggers) alloc(tx Tx, s *scratch, old, k *ondisk.Key, flags TriggerFla
 	if a.DataType.IsEmpty() && a.NeedIncGen && claim == NotClaimed {
 		a.Gen++
 		a.NeedIncGen = false
-		a.DataType = a.DerivedDataType(a.DataType)
+		a.DataType = derivedType(&a, a.DataType)
 	}
 	if a.DataType == ondisk.DataCached && a.IOTime[0] == 0 {
 		a.IOTime[0] = t.now(0)

@@ -149,7 +149,7 @@ func (t *Triggers) extentPointer(tx Tx, btree ondisk.BtreeID, level uint8, k *on
 	case res == refStale:
 		return true, nil
 	case res == refCounted:
-		a.DataType = a.DerivedDataType(typ)
+		a.DataType = derivedType(&a, typ)
 		if err := SetAlloc(tx, p.Dev, b, &a, 0); err != nil {
 			return false, err
 		}

@@ -148,7 +148,7 @@ func (t *Triggers) stripeBlock(tx Tx, k *ondisk.Key, st *ondisk.Stripe, block in
 	if gone {
 		a.Stripe, a.StripeRedundancy = 0, 0
 	}
-	a.DataType = a.DerivedDataType(typ)
+	a.DataType = derivedType(&a, typ)
 	return SetAlloc(tx, p.Dev, b, &a, 0)
 }
 
