@@ -796,8 +796,8 @@ func TestDoubleClaim(t *testing.T) {
 	first := testExtent(4100, 8, 8, snap, ptr(0, 60, 0, 0))
 	e.set(ondisk.BtreeExtents, first)
 	e.set(ondisk.BtreeExtents, testExtent(4100, 16, 8, snap, ptr(0, 60, 8, 0))) // the same owner goes on
-	delete(claims.open, p)                                                     // it has closed the bucket
-	claims.open[p] = ClaimFresh                                                // and another has found it free before
+	delete(claims.open, p)                                                      // it has closed the bucket
+	claims.open[p] = ClaimFresh                                                 // and another has found it free before
 	before, keys := e.counters(), e.positions(ondisk.BtreeBackpointers)
 	err := e.trySet(ondisk.BtreeExtents, testExtent(4200, 8, 8, snap, ptr(0, 60, 0, 0)))
 	var be *BucketError
