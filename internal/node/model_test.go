@@ -589,7 +589,7 @@ func (m *model) checkHeld() {
 }
 
 func TestModel(t *testing.T) {
-	seeds := 300
+	seeds := 200
 	if testing.Short() {
 		seeds = 50
 	}
