@@ -92,13 +92,14 @@ type Allocator struct {
 	groups  []ondisk.DiskGroup
 	spaces  atomic.Pointer[spaces]
 
-	open    *openTable
-	waiting journalWait
-	points  writePoints
-	freed   event
-	reclaim *worker
-	extra   []*worker // reclaimers that others brought
-	gens    gcGens
+	open     *openTable
+	waiting  journalWait
+	points   writePoints
+	freed    event
+	reclaim  *worker
+	inFlight inFlight
+	extra    []*worker // reclaimers that others brought
+	gens     gcGens
 
 	trusted  atomic.Bool // freespace and alloc keys were checked to agree
 	checkBPs atomic.Bool // buckets with backpointers are not taken, whatever their keys say

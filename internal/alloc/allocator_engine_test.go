@@ -25,6 +25,9 @@ type testEngine struct {
 	flushes atomic.Int64
 	failing atomic.Bool // Update fails
 
+	// update makes updates come one after the other: a FakeFS locks the slots of alloc keys, but no leaves of freespace.
+	update sync.Mutex
+
 	mu       sync.Mutex
 	reported []error
 }
@@ -49,6 +52,8 @@ func (e *testEngine) Update(ctx context.Context, _ Watermark, fn func(tx Tx) err
 	if e.failing.Load() {
 		return errTestEngine
 	}
+	e.update.Lock()
+	defer e.update.Unlock()
 	return e.fs.UpdateContext(ctx, func(tx *FakeTx) error { return fn(tx) })
 }
 

@@ -58,8 +58,7 @@ func (a *Allocator) makeRoom(ctx context.Context, req *Request, seq, gen uint64)
 		return a.freed.generation() != gen, nil
 	}
 	if seq > a.cfg.Engine.Durable() {
-		a.stats.journalFlushes.Add(1)
-		return true, a.cfg.Engine.FlushSeq(ctx, a.waiting.flushTo(seq))
+		return true, a.flushWaiting(ctx, seq)
 	}
 	a.hook(ctx, PointWait, 0, 0)
 	var tickets [8]ticket

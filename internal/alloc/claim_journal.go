@@ -1,6 +1,7 @@
 package alloc
 
 import (
+	"context"
 	"sync"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -49,6 +50,12 @@ func (w *journalWait) get(id uint64) uint64 {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	return w.seqs[id]
+}
+
+// flushWaiting has the journal flushed for a bucket that waits for seq.
+func (a *Allocator) flushWaiting(ctx context.Context, seq uint64) error {
+	a.stats.journalFlushes.Add(1)
+	return a.cfg.Engine.FlushSeq(ctx, a.waiting.flushTo(seq))
 }
 
 // waitsHint returns the sequence number that a bucket waits for as far as the table knows; 0 if it does not wait.

@@ -3,6 +3,7 @@ package alloc
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -24,13 +25,32 @@ func (a *Allocator) reclaimRound(ctx context.Context, urgent bool) (n int, err e
 	return n, err
 }
 
-// discardState is what to do with a bucket of the need_discard btree.
-type discardState uint8
+// inFlight are the buckets that are being discarded, so that no two tasks do it: the slower one would discard what the bucket was reused
+// for.
+type inFlight struct {
+	mu  sync.Mutex
+	ids map[uint64]bool // by DevBucket
+}
 
-const (
-	discardSkip discardState = iota
-	discardNow
-)
+// begin notes that a bucket is being discarded; false: it is already.
+func (f *inFlight) begin(id uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ids[id] {
+		return false
+	}
+	if f.ids == nil {
+		f.ids = map[uint64]bool{}
+	}
+	f.ids[id] = true
+	return true
+}
+
+func (f *inFlight) end(id uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.ids, id)
+}
 
 // DiscardRound goes over all buckets that were emptied, tells their devices, and makes them free (spec/04 §12.1). If it is urgent it
 // first has the journal flushed if buckets wait for that. It returns how many became free.
@@ -94,22 +114,22 @@ func (a *Allocator) collectDiscards(ctx context.Context, d *DevSpace, pos ondisk
 // neither free nor open, and only what is free is opened.
 func (a *Allocator) discardBucket(ctx context.Context, d *DevSpace, b ondisk.Bucket, urgent bool) (bool, error) {
 	a.hook(ctx, PointDiscard, d.Index, b)
-	state, seq, err := a.testDiscard(ctx, d, b)
+	mine, seq, err := a.testDiscard(ctx, d, b)
 	if err == nil && seq != 0 {
 		a.stats.discardSkippedJournal.Add(1)
 		if !urgent {
 			return false, nil
 		}
-		a.stats.journalFlushes.Add(1)
-		if err := a.cfg.Engine.FlushSeq(ctx, a.waiting.flushTo(seq)); err != nil {
+		if err := a.flushWaiting(ctx, seq); err != nil {
 			return false, err
 		}
-		state, seq, err = a.testDiscard(ctx, d, b)
+		mine, _, err = a.testDiscard(ctx, d, b)
 	}
-	if err != nil || state == discardSkip || seq != 0 {
+	if !mine {
 		return false, err
 	}
-	if state == discardNow && d.discard && d.disk != nil {
+	defer a.inFlight.end(ondisk.DevBucket(uint16(d.Index), b))
+	if d.discard && d.disk != nil {
 		size := int64(d.BucketSize) * ondisk.SectorSize
 		if err := d.disk.Discard(ctx, int64(d.Sector(b))*ondisk.SectorSize, size); err != nil {
 			return false, err
@@ -121,7 +141,7 @@ func (a *Allocator) discardBucket(ctx context.Context, d *DevSpace, b ondisk.Buc
 		if err != nil {
 			return err
 		}
-		if !k.DataType.IsEmpty() || a.IsOpen(d.Index, b) && !a.broken(FaultDiscardTestsFirst) {
+		if k.DataType != ondisk.DataNeedDiscard || a.IsOpen(d.Index, b) && !a.broken(FaultDiscardTestsFirst) {
 			return a.discardError(tx, d, b, &k, "came into use while it was being discarded")
 		}
 		// The trigger raises the generation if that was put off because the bucket was open.
@@ -136,15 +156,19 @@ func (a *Allocator) discardBucket(ctx context.Context, d *DevSpace, b ondisk.Buc
 	return true, nil
 }
 
-// testDiscard reads the bucket's alloc key and says what is to be done; seq is the journal sequence number it has to wait for, or 0.
-// Whether the bucket is open is asked under the lock of the key (I4).
-func (a *Allocator) testDiscard(ctx context.Context, d *DevSpace, b ondisk.Bucket) (state discardState, seq uint64, err error) {
+// testDiscard reads the bucket's alloc key and tells whether the caller is to discard it, and is noted as who does; seq is the journal
+// sequence number that has to be waited for first, or 0. Whether the bucket is open is asked under the lock of the key (I4).
+func (a *Allocator) testDiscard(ctx context.Context, d *DevSpace, b ondisk.Bucket) (mine bool, seq uint64, err error) {
+	id := ondisk.DevBucket(uint16(d.Index), b)
 	open := a.IsOpen(d.Index, b)
 	if a.broken(FaultDiscardTestsFirst) {
 		a.hook(ctx, PointTested, d.Index, b)
 	}
 	err = a.cfg.Engine.View(ctx, func(tx Tx) error {
-		state, seq = discardSkip, 0
+		if mine { // the transaction runs again, and has to look again
+			a.inFlight.end(id)
+		}
+		mine, seq = false, 0
 		k, err := GetAlloc(tx, d.Index, b, Committed)
 		if err != nil {
 			return err
@@ -162,10 +186,16 @@ func (a *Allocator) testDiscard(ctx context.Context, d *DevSpace, b ondisk.Bucke
 		case allocTotal(&k) != 0:
 			return a.discardError(tx, d, b, &k, "needs a discard, but its key counts sectors")
 		}
-		state, seq = discardNow, a.waits(d.Index, b, &k)
+		if seq = a.waits(d.Index, b, &k); seq == 0 {
+			mine = a.inFlight.begin(id)
+		}
 		return nil
 	})
-	return state, seq, err
+	if err != nil && mine {
+		a.inFlight.end(id)
+		mine = false
+	}
+	return mine, seq, err
 }
 
 // checkNeedDiscard decides what it means that need_discard has a bucket whose alloc key, locked, does not say so: the entry was old, or
