@@ -2,9 +2,10 @@ package six
 
 // How cycles are found.
 //
-// The graph has an edge from a locker to each that waits for it: because it holds what the other wants, or is before it in a queue, so that the
-// other must not overtake. It is followed in this direction, from the waited for to the waiting, as a locker knows what it holds and a lock who waits
-// for it, while a lock does not know who holds it.
+// The graph has an edge from a locker to each that waits for it: because it holds what the other wants, or waits for Exclusive where the other
+// waits for Shared, which must not overtake. It is followed in this direction, from the waited for to the waiting, as a locker knows what it holds and a lock who waits
+// for it, while a lock does not know who holds it. That those who wait for Intent do not overtake each other adds no cycles: each of them
+// waits for the holder as well, and whatever the first one waits for, it does through the holder.
 //
 // Only waiting lockers are visited, but for the one that is about to wait, which is the one that searches. Their holds do not change, and neither do queues, as g.mu
 // is held; so what is found is a cycle indeed.
@@ -62,33 +63,23 @@ func (g *Graph) visit(x, start *Locker) bool {
 		found := false
 		switch h.strongest(Exclusive) {
 		case Shared:
-			found = g.add(x, start, h.lock, Exclusive, nil)
+			found = g.add(x, start, h.lock, Exclusive)
 		case Intent:
-			found = g.add(x, start, h.lock, Intent, nil)
+			found = g.add(x, start, h.lock, Intent)
 		case Exclusive:
-			found = g.add(x, start, h.lock, Intent, nil) || g.add(x, start, h.lock, Shared, nil)
+			found = g.add(x, start, h.lock, Intent) || g.add(x, start, h.lock, Shared)
 		}
 		if found {
 			return true
 		}
 	}
-	switch w := &x.wait; w.kind {
-	case Exclusive:
-		return g.add(x, start, w.lock, Shared, nil)
-	case Intent:
-		return g.add(x, start, w.lock, Intent, x)
-	}
-	return false
+	return x.wait.kind == Exclusive && g.add(x, start, x.wait.lock, Shared)
 }
 
-// add is visit for those in the queue of l for kind, from behind the locker after on if that is not nil.
-func (g *Graph) add(x, start *Locker, l *Lock, kind Kind, after *Locker) bool {
+// add is visit for those in the queue of l for kind.
+func (g *Graph) add(x, start *Locker, l *Lock, kind Kind) bool {
 	q := l.queue(kind)
-	y := q.head
-	if after != nil {
-		y = q.after(after)
-	}
-	for ; y != nil; y = q.after(y) {
+	for y := q.head; y != nil; y = q.after(y) {
 		if y.wait.seen == g.epoch {
 			continue
 		}

@@ -158,6 +158,39 @@ func TestRing(t *testing.T) {
 	}
 }
 
+// TestLateHandOver shows that whoever released Exclusive and was interrupted before it came to hand over does no harm to those who wait for Shared: who
+// wants Exclusive next comes after them.
+func TestLateHandOver(t *testing.T) {
+	w := newWorld()
+	script := func(lines ...string) (answers []string) {
+		for _, line := range lines {
+			answer, err := w.line(line)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answers = append(answers, answer)
+		}
+		return answers
+	}
+	script("A lock x intent", "A lock x exclusive", "B lock x shared", "C lock x shared")
+	a, x := w.locker("A"), w.lock("x")
+	a.holds[0].n[Exclusive]--
+	if !x.release(Exclusive, Intent) {
+		t.Error("there is nobody to hand over to")
+	}
+	got := script("A trylock x exclusive", "A lock x exclusive", "B unlock x shared", "D lock x shared", "C unlock x shared")
+	w.g.handOver(x) // the late one
+	got = append(got, script("A unlock x exclusive")...)
+	want := []string{"no", "waits; B ok; C ok", "ok", "waits", "ok; A ok", "ok; D ok"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if err := w.checkAll(); err != nil {
+		t.Error(err)
+	}
+	w.finish(t)
+}
+
 // TestManyHolds compares the bookkeeping of a locker with more holds than it searches one by one with a plain map.
 func TestManyHolds(t *testing.T) {
 	var g Graph

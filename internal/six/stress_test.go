@@ -102,6 +102,9 @@ func (s *stresser) transaction() {
 
 func (s *stresser) attempt(ctx context.Context) error {
 	for range 1 + s.r.IntN(4) {
+		if s.r.IntN(4) == 0 {
+			runtime.Gosched() // with locks held, so that others meet them even on one processor
+		}
 		i := s.r.IntN(len(s.locks))
 		l := &s.locks[i]
 		var err error
@@ -187,12 +190,66 @@ func (s *stresser) change(ctx context.Context, i int) error {
 			s.t.Error("a writer beside others")
 		}
 		l.a++
+		if s.r.IntN(8) == 0 {
+			runtime.Gosched()
+		}
 		s.wrote[i]++
 		l.b++
 		l.writers.Add(-1)
 		s.lk.Unlock(&l.Lock, Exclusive)
 	}
 	return nil
+}
+
+// TestNoWakeUpIsLost has one come to wait at the very moment that the other lets go, round by round: nobody comes later whose release would
+// wake it up after all.
+func TestNoWakeUpIsLost(t *testing.T) {
+	rounds := uint64(100_000)
+	if testing.Short() || race {
+		rounds = 10_000
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var g Graph
+	var l Lock
+	var held, over atomic.Uint64 // rounds in which the first has the lock, and the second had it
+	until := func(counter *atomic.Uint64, round uint64) {
+		for n := 0; counter.Load() < round && ctx.Err() == nil; n++ {
+			if n > 100 {
+				runtime.Gosched()
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		lk := g.NewLocker()
+		for round := uint64(1); round <= rounds && ctx.Err() == nil; round++ {
+			if err := lk.Lock(ctx, &l, Intent); err != nil {
+				t.Errorf("round %d: %v", round, err)
+				return
+			}
+			held.Store(round)
+			for range round % 64 { // some nanoseconds, to meet the other at all places
+				held.Load()
+			}
+			lk.UnlockAll()
+			until(&over, round)
+		}
+	})
+	wg.Go(func() {
+		lk := g.NewLocker()
+		for round := uint64(1); round <= rounds; round++ {
+			until(&held, round)
+			if err := lk.Lock(ctx, &l, Intent); err != nil {
+				t.Errorf("round %d: %v", round, err)
+				return
+			}
+			lk.UnlockAll()
+			over.Store(round)
+		}
+	})
+	wg.Wait()
+	t.Logf("%d waits in %d rounds", g.Stats().Waits, rounds)
 }
 
 // TestNoneStarves has a crowd whose holds always overlap, and one who needs the lock alone; and then the other way around.
