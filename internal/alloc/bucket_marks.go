@@ -76,7 +76,7 @@ func MarkMetadataBucket(tx Tx, dev *Device, s MetadataSpan) error {
 	if (s.Type != ondisk.DataFree || !isHiddenType(a.DataType)) && a.DataType != s.Type && !a.DataType.IsEmpty() {
 		owner := Owner{Btree: ondisk.BtreeAlloc, Pos: allocPos(dev.Index, s.Bucket), Type: ondisk.KeyAllocV4, Sector: dev.Sector(s.Bucket), Sectors: dev.BucketSize}
 		return &BucketError{ID: "bucket_metadata_type_mismatch", Dev: dev.Index, Bucket: s.Bucket, Gen: a.Gen, Type: a.DataType,
-			Msg: fmt.Sprintf("it is to be marked as %v", s.Type), Owner: owner, Others: otherOwners(tx, dev, dev.Sector(s.Bucket), dev.BucketSize, &owner)}
+			Msg: fmt.Sprintf("it is to be marked as %v", s.Type), Owner: owner, Others: otherOwners(tx, dev, dev.Sector(s.Bucket), dev.BucketSize, owner)}
 	}
 	if a.DataType == s.Type && a.DirtySectors == s.Sectors || s.Type == ondisk.DataFree && a.DataType.IsEmpty() {
 		return nil

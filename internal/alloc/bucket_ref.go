@@ -28,7 +28,7 @@ func bucketClass(t ondisk.DataType) ondisk.DataType {
 // (spec/04 § 6.4). Each contradiction means that somebody else's data is or was in the bucket: a pointer that is new is refused, of one
 // that goes away it is reported.
 func (t *Triggers) countPointer(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.Alloc, counter *uint32, p *ondisk.ExtentPtr, sectors int64,
-	typ ondisk.DataType, owner *Owner) (refResult, error) {
+	typ ondisk.DataType, owner Owner) (refResult, error) {
 	id, msg := "", ""
 	switch cmp := genCmp(a.Gen, p.Gen); {
 	case cmp < 0:
@@ -50,7 +50,7 @@ func (t *Triggers) countPointer(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.A
 		*counter = uint32(int64(*counter) + sectors)
 		return refCounted, nil
 	}
-	e := &BucketError{ID: id, Dev: dev.Index, Bucket: b, Gen: a.Gen, Type: a.DataType, Msg: msg, Owner: *owner}
+	e := &BucketError{ID: id, Dev: dev.Index, Bucket: b, Gen: a.Gen, Type: a.DataType, Msg: msg, Owner: owner}
 	if sectors > 0 {
 		e.Others = otherOwners(tx, dev, dev.Sector(b), dev.BucketSize, owner)
 		return refIgnored, e
@@ -66,7 +66,7 @@ func (t *Triggers) countPointer(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.A
 const maxOwners = 4
 
 // otherOwners finds who else has pointers to some sectors, as far as backpointers tell, for an error: it is not worth failing for.
-func otherOwners(tx Tx, dev *Device, s ondisk.Sector, sectors uint32, not *Owner) []Owner {
+func otherOwners(tx Tx, dev *Device, s ondisk.Sector, sectors uint32, not Owner) []Owner {
 	var owners []Owner
 	from := ondisk.BackpointerPos(uint64(dev.Index), s, 0, ondisk.DefaultBackpointerShift)
 	to := ondisk.BackpointerPos(uint64(dev.Index), s+ondisk.Sector(sectors), 0, ondisk.DefaultBackpointerShift)

@@ -46,7 +46,7 @@ func (t *Triggers) indexBucket(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.Al
 			}
 			owner := Owner{Btree: ondisk.BtreeAlloc, Pos: allocPos(dev.Index, b), Type: ondisk.KeyAllocV4, Sector: dev.Sector(b), Sectors: dev.BucketSize}
 			return &BucketError{ID: "incorrect_bucket_index", Dev: dev.Index, Bucket: b, Gen: a.Gen, Type: a.DataType, Msg: "its entry " + fmt.Sprintf(what, btree),
-				Owner: owner, Others: otherOwners(tx, dev, dev.Sector(b), dev.BucketSize, &owner)}
+				Owner: owner, Others: otherOwners(tx, dev, dev.Sector(b), dev.BucketSize, owner)}
 		}
 	}
 	if !set {

@@ -88,7 +88,8 @@ type Triggers struct {
 // scratch is memory of one call of a trigger: what is handed to a [Tx] would be allocated otherwise.
 type scratch struct {
 	ptrs   [ondisk.MaxExtentPtrs + 4]ondisk.DecodedPtr
-	deltas [3]int64
+	deltas [maxCounters]int64
+	absent ondisk.Key // stands for the side of a change that is not looked at
 }
 
 // NewTriggers returns the triggers of a filesystem, or why filesystems of its version cannot be written.
@@ -225,14 +226,14 @@ func (t *Triggers) Transactional(tx Tx, btree ondisk.BtreeID, level uint8, old, 
 		return t.run(tx, s, ok, btree, level, old, k, flags)
 	}
 	if flags&TriggerOverwrite != 0 {
-		gone := ondisk.Key{Type: ondisk.KeyDeleted, Pos: k.Pos}
-		if err := t.run(tx, s, ok, btree, level, old, &gone, flags&^TriggerInsert); err != nil {
+		s.absent = ondisk.Key{Type: ondisk.KeyDeleted, Pos: k.Pos}
+		if err := t.run(tx, s, ok, btree, level, old, &s.absent, flags&^TriggerInsert); err != nil {
 			return err
 		}
 	}
 	if flags&TriggerInsert != 0 {
-		none := ondisk.Key{Type: ondisk.KeyDeleted, Pos: k.Pos}
-		return t.run(tx, s, nk, btree, level, &none, k, flags&^TriggerOverwrite)
+		s.absent = ondisk.Key{Type: ondisk.KeyDeleted, Pos: k.Pos}
+		return t.run(tx, s, nk, btree, level, &s.absent, k, flags&^TriggerOverwrite)
 	}
 	return nil
 }
@@ -280,7 +281,7 @@ func (s *scratch) account(tx Tx, p ondisk.AccountingPos, deltas ...int64) {
 	if s.deltas[0]|s.deltas[1]|s.deltas[2] != 0 || n == 0 {
 		tx.Account(p, s.deltas[:n]...)
 	}
-	s.deltas = [3]int64{}
+	s.deltas = [maxCounters]int64{}
 }
 
 // report tells of a contradiction that does not stop the change.

@@ -102,7 +102,7 @@ func (t *Triggers) checkClaim(tx Tx, dev *Device, b ondisk.Bucket, was, a *ondis
 	e := &BucketError{ID: id, Dev: dev.Index, Bucket: b, Gen: was.Gen, Type: was.DataType, Msg: fmt.Sprintf("%s: %d sectors become %d", msg,
 		allocTotal(was), allocTotal(a)), Owner: Owner{Btree: ondisk.BtreeAlloc, Pos: allocPos(dev.Index, b), Type: ondisk.KeyAllocV4,
 		Sector: dev.Sector(b), Sectors: dev.BucketSize}}
-	e.Others = otherOwners(tx, dev, dev.Sector(b), dev.BucketSize, &e.Owner)
+	e.Others = otherOwners(tx, dev, dev.Sector(b), dev.BucketSize, e.Owner)
 	return e
 }
 

@@ -142,7 +142,7 @@ func (t *Triggers) extentPointer(tx Tx, btree ondisk.BtreeID, level uint8, k *on
 	case p.Cached:
 		counter = &a.CachedSectors
 	}
-	res, err := t.countPointer(tx, dev, b, &a, counter, &p.ExtentPtr, sign*int64(sectors), typ, &owner)
+	res, err := t.countPointer(tx, dev, b, &a, counter, &p.ExtentPtr, sign*int64(sectors), typ, owner)
 	switch {
 	case err != nil:
 		return false, err
@@ -214,16 +214,16 @@ func (t *Triggers) rebalanceSectors(s *scratch, k *ondisk.Key) (uint64, error) {
 	if k.Type != ondisk.KeyExtent && k.Type != ondisk.KeyReflinkV {
 		return 0, nil
 	}
-	var want *ondisk.Rebalance
+	var want ondisk.Rebalance
 	for e, err := range ondisk.ExtentEntries(k, t.cfg.ExtentTypeU64s) {
 		if err != nil {
 			return 0, err
 		}
 		if e.Type == ondisk.EntryRebalance {
-			want = &e.Rebalance
+			want = e.Rebalance
 		}
 	}
-	if want == nil {
+	if want == (ondisk.Rebalance{}) {
 		return 0, nil
 	}
 	ptrs, _, err := ondisk.AppendExtentPtrs(s.ptrs[:0], k, t.cfg.ExtentTypeU64s)

@@ -136,10 +136,10 @@ func (t *Triggers) stripeBlock(tx Tx, k *ondisk.Key, st *ondisk.Stripe, block in
 	owner := Owner{Btree: ondisk.BtreeStripes, Pos: k.Pos, Type: k.Type, Sector: p.Offset, Sectors: uint32(st.Sectors)}
 	if msg := stripeBlockConflict(k, st, &a, typ, gone); msg != "" {
 		return &BucketError{ID: "mark_stripe", Dev: p.Dev, Bucket: b, Gen: a.Gen, Type: a.DataType, Msg: msg, Owner: owner,
-			Others: otherOwners(tx, dev, dev.Sector(b), dev.BucketSize, &owner)}
+			Others: otherOwners(tx, dev, dev.Sector(b), dev.BucketSize, owner)}
 	}
 	if sectors != 0 {
-		res, err := t.countPointer(tx, dev, b, &a, &a.DirtySectors, p, sectors, typ, &owner)
+		res, err := t.countPointer(tx, dev, b, &a, &a.DirtySectors, p, sectors, typ, owner)
 		if err != nil || res == refIgnored {
 			return err
 		}
