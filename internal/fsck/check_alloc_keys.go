@@ -135,7 +135,7 @@ func (m *marker) unknownCounter(t ondisk.AccountingType) bool {
 	switch t {
 	case ondisk.AccountingNrInodes:
 		return lost.any(ondisk.BtreeInodes)
-	case ondisk.AccountingDevDataType:
+	case ondisk.AccountingDevDataType, ondisk.AccountingReplicas, ondisk.AccountingCompression: // which cached pointers count, buckets tell
 		return lost.any(ondisk.BtreeAlloc)
 	case ondisk.AccountingSnapshot:
 		if !m.c.since(39) {

@@ -3,7 +3,9 @@ package fsck
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/go-bcachefs/bcachefs/internal/codec/compress"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -150,8 +152,9 @@ func (c *checker) checkCounter(k *ondisk.Key, a *ondisk.AccountingPos, want valu
 }
 
 func (c *checker) mismatch(pos ondisk.Pos, a *ondisk.AccountingPos, got, want values, nr int) {
-	c.at(idAccountingMismatch, ondisk.BtreeAccounting, 0, pos, "add the difference", "accounting mismatch for %s: got %d should be %d",
-		c.counterName(a), got[:nr], want[:nr])
+	text := func(v values) string { return strings.Trim(fmt.Sprint(v[:nr]), "[]") }
+	c.at(idAccountingMismatch, ondisk.BtreeAccounting, 0, pos, "add the difference", "accounting mismatch for %s: got %s should be %s",
+		c.counterName(a), text(got), text(want))
 }
 
 // checkMissingCounters tells of what was counted but has no key.
