@@ -13,7 +13,7 @@ import (
 	"golang.org/x/term"
 )
 
-// Exit codes of every command; fsck will have its own.
+// Exit codes of every command but fsck.
 const (
 	exitOK     = 0
 	exitFailed = 1 // something could not be done or read; what could was
@@ -51,12 +51,13 @@ func newApp(in io.Reader, out, errw io.Writer) *app {
 
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.rootCommand()
+	args = fsckHelperArgs(args)
 	root.SetArgs(findArgs(mountHelperArgs(args)[1:]))
 	err := root.ExecuteContext(ctx)
 	if ferr := a.out.Flush(); err == nil && ferr != nil {
 		err = failed("writing the output", "", ferr)
 	}
-	code := a.exit(err)
+	code := fsckExit(args, a.exit(err), err)
 	if isMountHelper(args) {
 		code = mountHelperExit(code)
 	}
@@ -110,6 +111,7 @@ func (a *app) rootCommand() *cobra.Command {
 		newFSCmd(a),
 		newSubvolumeCmd(a),
 		newShowSuperCmd(a),
+		newFsckCmd(a),
 	)
 	add(groupInternals,
 		newListCmd(a),

@@ -74,8 +74,9 @@ func (a *app) exit(err error) int {
 		a.report(err)
 		return exitUsage
 	}
+	var code *exitError
 	switch {
-	case errors.Is(err, errPartial):
+	case errors.Is(err, errPartial), errors.As(err, &code):
 	case errors.Is(err, syscall.EPIPE): // the reader has seen enough
 	case errors.Is(err, context.Canceled):
 		a.report(errors.New("interrupted"))
