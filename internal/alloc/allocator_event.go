@@ -3,22 +3,20 @@ package alloc
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
 // event tells waiting tasks that space may have become free. It is safe for concurrent use.
 type event struct {
+	freed atomic.Uint64 // counts what became free
+
 	mu      sync.Mutex
-	freed   uint64 // counts what became free
 	waiters int
 	ch      chan struct{} // closed at the next signal; nil if nobody waits
 }
 
 // generation changes whenever something becomes free.
-func (e *event) generation() uint64 {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.freed
-}
+func (e *event) generation() uint64 { return e.freed.Load() }
 
 // waiting tells whether anybody waits.
 func (e *event) waiting() bool {
@@ -32,7 +30,7 @@ func (e *event) signal(free bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if free {
-		e.freed++
+		e.freed.Add(1)
 	}
 	if e.ch != nil {
 		close(e.ch)
@@ -47,7 +45,7 @@ func (e *event) wait(ctx context.Context, done func(generation uint64) bool) err
 		if e.ch == nil {
 			e.ch = make(chan struct{})
 		}
-		ch, gen := e.ch, e.freed
+		ch, gen := e.ch, e.freed.Load()
 		e.waiters++
 		e.mu.Unlock()
 

@@ -49,7 +49,7 @@ func (o *oracle) give(ptrs []ondisk.ExtentPtr, sectors uint32) {
 // sector ever has two owners, and in the end all counters and indexes agree with the alloc keys.
 func TestManyTasks(t *testing.T) {
 	each(t, func(t *testing.T, early bool) {
-		dup, _ := manyTasks(t, early, 0, 400*time.Millisecond)
+		_, dup := manyTasks(t, early, 0, 400*time.Millisecond)
 		if dup != nil {
 			t.Error(dup)
 		}
@@ -65,7 +65,7 @@ func TestManyTasksFindsFaults(t *testing.T) {
 		t.Run(fmt.Sprintf("%v early=%v", tt.fault, tt.early), func(t *testing.T) {
 			var dup error
 			for end := time.Now().Add(20 * time.Second); dup == nil && time.Now().Before(end); {
-				dup, _ = manyTasks(t, tt.early, tt.fault|FaultNoTripwire, time.Second)
+				_, dup = manyTasks(t, tt.early, tt.fault|FaultNoTripwire, time.Second)
 			}
 			if dup == nil {
 				t.Error("nothing was found")
@@ -74,7 +74,7 @@ func TestManyTasksFindsFaults(t *testing.T) {
 	}
 }
 
-func manyTasks(t *testing.T, early bool, fault Fault, long time.Duration) (dup error, allocations int64) {
+func manyTasks(t *testing.T, early bool, fault Fault, long time.Duration) (allocations int64, dup error) {
 	t.Helper()
 	const size = 16
 	hook := func(context.Context, Point, uint8, ondisk.Bucket) {
@@ -130,7 +130,7 @@ func manyTasks(t *testing.T, early bool, fault Fault, long time.Duration) (dup e
 	})
 	wg.Wait()
 	if p := first.Load(); p != nil {
-		return *p, n.Load()
+		return n.Load(), *p
 	}
 	a.Stop() // what the worker is at is not counted yet
 	a.leaveAll(t.Context())
@@ -152,7 +152,7 @@ func manyTasks(t *testing.T, early bool, fault Fault, long time.Duration) (dup e
 	if fault == 0 && n.Load() < 50 {
 		t.Errorf("only %d allocations", n.Load())
 	}
-	return nil, n.Load()
+	return n.Load(), nil
 }
 
 // modelTask is one task of the model.

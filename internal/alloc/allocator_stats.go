@@ -6,10 +6,10 @@ type counter = atomic.Int64
 
 // counters count what the allocator did.
 type counters struct {
-	opened, waited, degraded, journalFlushes, inconsistent                                               counter
-	earlySearches, freelistSearches                                                                      counter
-	rejectedState, rejectedOpen, rejectedJournal, rejectedReserved, rejectedBackpointer                  counter
-	discarded, discardSkippedOpen, discardSkippedJournal, genRaised, invalidated, gcGensRuns, gcGensKeys counter
+	opened, waited, degraded, journalFlushes, inconsistent                                    counter
+	earlySearches, freelistSearches                                                           counter
+	rejectedState, rejectedOpen, rejectedJournal, rejectedReserved, rejectedBackpointer       counter
+	discarded, discardSkippedOpen, discardSkippedJournal, invalidated, gcGensRuns, gcGensKeys counter
 }
 
 // Stats are counters since the allocator was made.

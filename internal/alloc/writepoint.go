@@ -3,8 +3,6 @@ package alloc
 import (
 	"context"
 	"sync"
-
-	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
 // MaxOpenPerWrite bounds the buckets that one allocation is made of.
@@ -29,7 +27,6 @@ type writePoint struct {
 	mu       sync.Mutex
 	id       WritePoint // changes under mu and writePoints.mu
 	lastUsed uint64     // under writePoints.mu
-	dataType ondisk.DataType
 
 	// Its open buckets, with a reference to each, and what has room of them. Under mu.
 	obs   [MaxOpenPerWrite]*OpenBucket
