@@ -138,8 +138,8 @@ func (m *model) key(p ondisk.Pos) ondisk.Key {
 	if m.in.n(40) == 0 {
 		k.Val = make([]byte, 8*m.in.n(251))
 	}
-	for i := range k.Val {
-		k.Val[i] = byte(m.in.n(256))
+	for i, fill := 0, m.in.n(256); i < len(k.Val); i++ {
+		k.Val[i] = byte(fill + i)
 	}
 	if m.in.n(4) == 0 {
 		k.Version = ondisk.Version{Hi: uint32(m.in.n(3)), Lo: uint64(m.in.n(1000))}
@@ -395,6 +395,14 @@ func (m *model) decode() *ondisk.Node {
 		return nil
 	}
 	d := decodeNode(m.t, m.n, m.area, m.wp.Key)
+	written := m.area[:m.n.written]
+	r, err := ondisk.DecodeRawNode(bytes.Clone(written), m.n.p.BlockBytes, m.wp.Key)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if again, err := r.Encode(m.n.p.BlockBytes, m.wp.Key); err != nil || !bytes.Equal(again, written) {
+		m.t.Fatalf("not as ondisk encodes it, padding included: %v", err)
+	}
 	for _, p := range d.Problems {
 		m.t.Fatalf("decode: %v", p)
 	}

@@ -121,7 +121,8 @@ func TestChangesInFlight(t *testing.T) {
 			n.WriteDone()
 		} else {
 			n.WriteFailed()
-			want, seqs = []int{1, 2, -3, -4, 5}, SeqRange{2, 5}
+			n.Delete(ondisk.Pos{Offset: 2}, 5) // the state before is on disk still
+			want, seqs = []int{1, -2, -3, -4, 5}, SeqRange{2, 5}
 		}
 		if err := n.Check(); err != nil || n.UnwrittenSeqs() != seqs || n.InFlightSeqs() != (SeqRange{}) {
 			t.Fatal(err, n.UnwrittenSeqs(), n.InFlightSeqs())
@@ -257,6 +258,52 @@ func TestSplitPlace(t *testing.T) {
 	}
 }
 
+// Each node of a split gets a key, even if one of them is as large as all others.
+func TestSplitUneven(t *testing.T) {
+	for _, sizes := range [][]int{{1, 1, 1, 200}, {200, 1, 1, 1}, {1, 200, 1, 1}} {
+		n := New(testParams(64<<10, 512))
+		for i, words := range sizes {
+			mustSet(n, 1, at(uint64(i), words, 1))
+		}
+		nodes, err := n.SplitN(make([]uint64, 4), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, m := range nodes {
+			if m.Len() != 1 {
+				t.Errorf("%v: node %d has %d keys", sizes, i, m.Len())
+			}
+		}
+	}
+}
+
+// Nodes that were not sound when they were read are to be rewritten.
+func TestFromDiskRewrite(t *testing.T) {
+	n := New(testParams(64<<10, 512))
+	area := make([]byte, 64<<10)
+	mustSet(n, 1, at(1, 1, 1))
+	write(t, n, area)
+	mustSet(n, 5, at(2, 1, 1))
+	write(t, n, area)
+	for _, c := range []struct {
+		name   string
+		change func(d *ondisk.Node)
+		want   bool
+	}{
+		{"sound", func(*ondisk.Node) {}, false},
+		{"problem", func(d *ondisk.Node) { d.Problems = append(d.Problems, ondisk.NodeProblem{}) }, true},
+		{"blacklisted", func(d *ondisk.Node) { d.Bsets[1].Blacklisted = true }, true},
+		{"old", func(d *ondisk.Node) { d.Bsets[0].Version = 11 }, true},
+	} {
+		d := decodeNode(t, n, area, nil)
+		c.change(d)
+		m := FromDisk(d, testMagic, 64<<10, 512)
+		if m.NeedsRewrite() != c.want || m.Room(1) == c.want || m.Len() != 2 || m.Dirty() {
+			t.Errorf("%s: rewrite %v, room %v, %d keys, dirty %v", c.name, m.NeedsRewrite(), m.Room(1), m.Len(), m.Dirty())
+		}
+	}
+}
+
 // Split makes three nodes or more of one that is more than full, each of which can be written and has room.
 func TestSplitOverfull(t *testing.T) {
 	for _, keys := range []int{30, 100, 1000} {
@@ -298,6 +345,16 @@ func TestChunks(t *testing.T) {
 	}
 	if f := fill(mid); f < 0.95 {
 		t.Errorf("up before another key: %.2f full", f)
+	}
+	between := New(testParams(64<<10, 512))
+	for i := range uint64(2 * chunkKeys) {
+		mustSet(between, 1, at(i*10000, 0, 0))
+	}
+	for i := range uint64(3000) {
+		mustSet(between, 1, at((chunkKeys-1)*10000+1+i, 0, 0))
+	}
+	if f := fill(between); f < 0.95 {
+		t.Errorf("up between full chunks: %.2f full", f)
 	}
 	if f := fill(random); f < 0.5 {
 		t.Errorf("random: %.2f full", f)

@@ -106,22 +106,19 @@ func (n *Node) packAll(out []byte) []byte {
 func (n *Node) packUnwritten(out []byte) []byte {
 	var k ondisk.Key
 	white := n.whiteouts
-	for ci, c := range n.chunks {
-		if c.unwritten > 0 {
-			for i := range c.n {
-				if c.ent[i].flags&flagUnwritten == 0 {
-					continue
-				}
-				for len(white) > 0 && white[0].Less(c.pos[i]) {
-					out = n.packWhiteout(out, white[0])
-					white = white[1:]
-				}
-				out = n.pack(out, c, i, &k)
-			}
+	for _, c := range n.chunks {
+		if c.unwritten == 0 {
+			continue
 		}
-		for len(white) > 0 && white[0].Less(n.maxes[ci]) {
-			out = n.packWhiteout(out, white[0])
-			white = white[1:]
+		for i := range c.n {
+			if c.ent[i].flags&flagUnwritten == 0 {
+				continue
+			}
+			for len(white) > 0 && white[0].Less(c.pos[i]) {
+				out = n.packWhiteout(out, white[0])
+				white = white[1:]
+			}
+			out = n.pack(out, c, i, &k)
 		}
 	}
 	for _, p := range white {
