@@ -25,7 +25,7 @@ func ReadSuperblock(ctx context.Context, path string, opts Options) (sb *ondisk.
 }
 
 // FindMembers says which devices make up the filesystem on the given ones: their paths, those that were found by looking around
-// included, and what was noticed, in words. Nothing stays open. Devices that must be left out are an error.
+// included, and what was noticed, in words. Nothing stays open. Devices that must be left out are not among them.
 func FindMembers(ctx context.Context, devices []string, opts Options) (paths, messages []string, err error) {
 	fs := &FS{opts: opts}
 	defer func() { err = errors.Join(err, closeAll(fs.found)) }()

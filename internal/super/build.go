@@ -217,6 +217,17 @@ func ParseDataAllowed(text string) (uint64, error) {
 	return set, nil
 }
 
+// DataAllowedText is the inverse of [ParseDataAllowed].
+func DataAllowedText(set uint64) string {
+	var names []string
+	for t := ondisk.DataType(0); t < ondisk.NumDataTypes; t++ {
+		if set>>t&1 != 0 {
+			names = append(names, t.String())
+		}
+	}
+	return strings.Join(names, ",")
+}
+
 // labels makes the disk groups and puts the devices into them.
 func (c *Config) labels(sb *ondisk.Superblock, members []ondisk.Member) error {
 	for i := range c.Devices {
@@ -257,14 +268,7 @@ func (c *Config) setOptions(sb *ondisk.Superblock, geo *geometry) error {
 			return err
 		}
 	}
-	for _, r := range [][2]string{{"metadata_replicas_required", "metadata_replicas"}, {"data_replicas_required", "data_replicas"}} {
-		req, _ := FindOption(r[0])
-		want, _ := FindOption(r[1])
-		if sb.Option(req.Option) > sb.Option(want.Option) {
-			return fmt.Errorf("%s=%d: it is more than %s=%d", req.Name, sb.Option(req.Option), want.Name, sb.Option(want.Option))
-		}
-	}
-	return nil
+	return CheckOptions(sb)
 }
 
 // target replaces the name of a device by its index, for options that take either that or a label.

@@ -15,7 +15,7 @@ const (
 	defaultNodeSize       = 256 << 10
 	usualBucket           = 128 << 10 // buckets are at least this large if the device is not too small
 	largestPicked         = 1 << 20   // and at most this large unless asked for
-	maxBlock              = 4096 // a page
+	maxBlock              = 4096      // a page
 	maxDefaultBlock       = maxBlock
 	minBuckets            = 64
 	maxBuckets            = 1<<31 - 1 - 64

@@ -162,3 +162,15 @@ func SetOption(sb *ondisk.Superblock, o Option, v uint64) error {
 	}
 	return nil
 }
+
+// CheckOptions checks what options must agree on.
+func CheckOptions(sb *ondisk.Superblock) error {
+	for _, r := range [][2]string{{"metadata_replicas_required", "metadata_replicas"}, {"data_replicas_required", "data_replicas"}} {
+		required, _ := FindOption(r[0])
+		want, _ := FindOption(r[1])
+		if r, w := sb.Option(required.Option), sb.Option(want.Option); r > w {
+			return fmt.Errorf("%s=%d: it is more than %s=%d", required.Name, r, want.Name, w)
+		}
+	}
+	return nil
+}

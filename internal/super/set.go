@@ -34,8 +34,8 @@ type Set struct {
 
 // setDevice is a device that is there.
 type setDevice struct {
-	dev  blockdev.Device
-	own  *ondisk.Superblock // its layout, journal and unknown sections count
+	dev blockdev.Device
+	own *ondisk.Superblock // its layout, journal and unknown sections count
 	// The sequence number of the first copy is between these, or someone else wrote it: what was last written in full, 0
 	// if nothing was yet, and what was last read or at least begun to be written.
 	written, seen uint64
