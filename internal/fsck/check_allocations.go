@@ -3,6 +3,7 @@ package fsck
 import (
 	"context"
 
+	"github.com/go-bcachefs/bcachefs/internal/journal"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
@@ -24,9 +25,7 @@ func (c *checker) checkAllocations(ctx context.Context) error {
 		c.note("btree %v cannot be read in whole: what it points to is not known, so buckets and counters were not compared", id)
 		return nil
 	}
-	if !c.lost.any(ondisk.BtreeExtents) {
-		m.checkRefcounts()
-	}
+	m.checkRefcounts()
 	m.checkStripes()
 	if err := m.checkAllocKeys(ctx); err != nil {
 		return err
@@ -93,7 +92,8 @@ func (m *marker) markSuperblocks(context.Context) error {
 		if d.SB == nil || d.BucketSize == 0 {
 			continue
 		}
-		size := ondisk.Sector(1) << min(d.SB.Layout.MaxSizeBits, 32)
+		const maxBits = 16 // no superblock is larger
+		size := ondisk.Sector(1) << min(d.SB.Layout.MaxSizeBits, maxBits)
 		for _, at := range d.SB.Layout.Sectors() {
 			from := at
 			if at == ondisk.SuperblockSector {
@@ -107,8 +107,10 @@ func (m *marker) markSuperblocks(context.Context) error {
 		if err != nil {
 			m.c.nowhere(NoID, "write the superblock anew", "%s: %v", d.Name, err)
 		}
+		n := 0
 		for _, r := range ranges {
-			for b := r.Start; b < r.End && b < d.NBuckets; b++ {
+			for b := r.Start; b < r.End && b < d.NBuckets && n < journal.MaxBuckets; b++ {
+				n++
 				from := ondisk.Sector(b) * ondisk.Sector(d.BucketSize)
 				if err := m.markMeta(d, from, from+ondisk.Sector(d.BucketSize), ondisk.DataJournal); err != nil {
 					return err
@@ -132,7 +134,7 @@ func (m *marker) markMeta(d *Device, from, to ondisk.Sector, typ ondisk.DataType
 		err := m.buckets.change(d.Index, b, func(g *bucket) {
 			if g.typ != ondisk.DataFree && g.typ != typ && g.flags&bucketClash == 0 {
 				g.flags |= bucketClash
-				m.c.at(113, ondisk.BtreeAlloc, 0, bucketPos(d.Index, b), "none", "bucket is both %v and %v", g.typ, typ)
+				m.c.at(idBucketMetadataTypeMismatch, ondisk.BtreeAlloc, 0, bucketPos(d.Index, b), "none", "bucket is both %v and %v", g.typ, typ)
 				return
 			}
 			g.typ = typ

@@ -18,7 +18,7 @@ func (c *checker) checkSnapshots(ctx context.Context) error {
 	}
 	for id, s := range t.snapshots {
 		if s.State != 0 && !s.State.Valid() {
-			c.at(373, ondisk.BtreeSnapshots, 0, idPos(id), "make it live", "state %v", s.State)
+			c.at(idSnapshotStateBad, ondisk.BtreeSnapshots, 0, idPos(id), "make it live", "state %v", s.State)
 			continue
 		}
 		if s.EffectiveState() == ondisk.SnapshotStateDeleted {

@@ -18,7 +18,7 @@ func (c *checker) checkSubvols(ctx context.Context) error {
 	}
 	for id, s := range t.subvols {
 		if s.State != 0 && !s.State.Valid() {
-			c.at(374, ondisk.BtreeSubvolumes, 0, idPos(id), "make it live", "state %v", s.State)
+			c.at(idSubvolStateBad, ondisk.BtreeSubvolumes, 0, idPos(id), "make it live", "state %v", s.State)
 			continue
 		}
 		if s.EffectiveState() != ondisk.SubvolumeStateLive {

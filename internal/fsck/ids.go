@@ -5,7 +5,9 @@ import "github.com/go-bcachefs/bcachefs/internal/ondisk"
 // Numbers of the errors that the passes find (enum bch_sb_error_id).
 const (
 	idCleanButJournalNotEmpty        ondisk.ErrorID = 0
+	idDirtyButNoEntries              ondisk.ErrorID = 1
 	idSBCleanJournalSeqMismatch      ondisk.ErrorID = 3
+	idSBCleanMissing                 ondisk.ErrorID = 5
 	idJournalEntriesMissing          ondisk.ErrorID = 11
 	idBtreeNodeUnreadable            ondisk.ErrorID = 30
 	idBtreeRootReadError             ondisk.ErrorID = 59
@@ -24,6 +26,7 @@ const (
 	idAllocKeyStripeWrong            ondisk.ErrorID = 110
 	idAllocKeyStripeRedundancyWrong  ondisk.ErrorID = 111
 	idBucketSectorCountOverflow      ondisk.ErrorID = 112
+	idBucketMetadataTypeMismatch     ondisk.ErrorID = 113
 	idNeedDiscardKeyWrong            ondisk.ErrorID = 114
 	idFreespaceKeyWrong              ondisk.ErrorID = 115
 	idFreespaceHoleMissing           ondisk.ErrorID = 116
@@ -42,8 +45,6 @@ const (
 	idLRUEntryToInvalidBucket        ondisk.ErrorID = 130
 	idLRUEntryBad                    ondisk.ErrorID = 131
 	idPtrToInvalidDevice             ondisk.ErrorID = 142
-	idPtrAfterLastBucket             ondisk.ErrorID = 144
-	idPtrBeforeFirstBucket           ondisk.ErrorID = 145
 	idPtrSpansMultipleBuckets        ondisk.ErrorID = 146
 	idPtrToMissingBackpointer        ondisk.ErrorID = 147
 	idPtrToMissingAllocKey           ondisk.ErrorID = 148
@@ -81,7 +82,8 @@ const (
 	idBucketStripeRefToMissingStripe ondisk.ErrorID = 347
 	idBucketStripeRefToIncorrect     ondisk.ErrorID = 348
 	idSnapshotEdgeBad                ondisk.ErrorID = 371
+	idSnapshotStateBad               ondisk.ErrorID = 373
+	idSubvolStateBad                 ondisk.ErrorID = 374
 	idSubvolSnapshotNotLeaf          ondisk.ErrorID = 375
 	idSnapshotSubvolBackrefWrong     ondisk.ErrorID = 377
-	idSubvolMissing                  ondisk.ErrorID = 308
 )

@@ -37,15 +37,21 @@ func (c *checker) checkJournal(ctx context.Context) error {
 // findGaps tells which of the needed entries are not there, or cannot be used.
 func (c *checker) findGaps(s *journal.Selection, blacklist journal.Blacklist) {
 	if len(s.Replay) == 0 {
-		c.nowhere(1, "look for btree nodes on the devices", "not shut down properly, but the journal holds no usable entry")
+		c.nowhere(idDirtyButNoEntries, "look for btree nodes on the devices", "not shut down properly, but the journal holds no usable entry")
 		return
 	}
 	missing := func(from, to uint64) { // to is exclusive
-		for from < to && blacklist.Contains(from) {
-			from++
+		if from >= to {
+			return
 		}
-		for from < to && blacklist.Contains(to-1) {
-			to--
+		for _, r := range blacklist { // in order: whole entries of it are no wonder
+			switch {
+			case r.End <= from:
+			case r.Start <= from:
+				from = r.End
+			case r.End >= to && r.Start < to:
+				to = r.Start
+			}
 		}
 		if from < to {
 			c.nowhere(idJournalEntriesMissing, "go on without", "journal entries %d-%d are missing or damaged, replaying %d-%d: "+
@@ -68,7 +74,7 @@ func (c *checker) checkCleanJournal(ctx context.Context, fs journaled) error {
 		c.nowhere(NoID, "replay the journal", "superblock: %v", err)
 		return nil
 	case clean == nil:
-		c.nowhere(5, "replay the journal", "marked clean, but the superblock has no clean section")
+		c.nowhere(idSBCleanMissing, "replay the journal", "marked clean, but the superblock has no clean section")
 		return nil
 	}
 	found, err := fs.ScanJournal(ctx)

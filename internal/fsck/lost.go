@@ -13,7 +13,7 @@ type posRange struct{ min, max ondisk.Pos }
 
 // lostRanges are, for each btree, the ranges of which check_topology found that nothing is known. They are fixed from then on.
 type lostRanges struct {
-	ranges [ondisk.MaxBtrees][]posRange // sorted by their ends
+	ranges [ondisk.MaxBtrees][]posRange // in order and disjoint, once sorted
 	above  [ondisk.MaxBtrees]bool       // pointers to nodes are unknown, too
 }
 
@@ -29,9 +29,22 @@ func (l *lostRanges) add(e *btree.NodeError) {
 	}
 }
 
+// sort puts the ranges in order and joins those that overlap, as more than one level may have lost them.
 func (l *lostRanges) sort() {
-	for _, r := range l.ranges {
-		slices.SortFunc(r, func(a, b posRange) int { return a.max.Compare(b.max) })
+	for id, r := range l.ranges {
+		slices.SortFunc(r, func(a, b posRange) int { return a.min.Compare(b.min) })
+		n := 0
+		for _, x := range r {
+			if n > 0 && !r[n-1].max.Less(x.min) {
+				if r[n-1].max.Less(x.max) {
+					r[n-1].max = x.max
+				}
+				continue
+			}
+			r[n] = x
+			n++
+		}
+		l.ranges[id] = r[:n]
 	}
 }
 
@@ -48,12 +61,9 @@ func (l *lostRanges) overlaps(id ondisk.BtreeID, lo, hi ondisk.Pos) bool {
 	if !l.any(id) {
 		return false
 	}
-	for _, r := range l.ranges[id] { // few, and overlapping where more than one level lost them
-		if !r.max.Less(lo) && !hi.Less(r.min) {
-			return true
-		}
-	}
-	return false
+	r := l.ranges[id]
+	i, _ := slices.BinarySearchFunc(r, lo, func(x posRange, lo ondisk.Pos) int { return x.max.Compare(lo) })
+	return i < len(r) && !hi.Less(r[i].min)
 }
 
 // pointersUnknown names a btree that holds pointers which are unknown; ok is false if there is none.
