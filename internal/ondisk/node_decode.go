@@ -245,6 +245,8 @@ func (d *nodeDecoder) header(a *bsetArea) *NodeError {
 		return nodeErr("btree_node_bad_min_key", 0, nil, "min_key %v, the pointer says %v", minPos, ptrMin)
 	case maxPos != p.Max:
 		return nodeErr("btree_node_bad_max_key", 0, nil, "max_key %v, the pointer says %v", maxPos, p.Max)
+	case maxPos.Less(minPos): // only with pointers that do not say where their node starts
+		return nodeErr("btree_node_bad_min_key", 0, nil, "min_key %v after max_key %v", minPos, maxPos)
 	case nrFields != numFields:
 		return nodeErr("btree_node_bad_format", 0, nil, "format of %d fields", nrFields)
 	case d.want.Level == 0 && d.want.Btree.Has(BtreeIsExtents) && h.Flags&nodeFlagNewExtentOverwrite == 0:

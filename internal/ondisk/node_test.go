@@ -239,6 +239,13 @@ func TestNodeRefused(t *testing.T) {
 		{"level", func(b []byte, w *NodeWant) []byte { w.Level = 1; return b }, "btree_node_bad_level", nil, false, true},
 		{"min", func(b []byte, w *NodeWant) []byte { w.Ptr.Min.Offset = 1; return b }, "btree_node_bad_min_key", nil, false, true},
 		{"max", func(b []byte, w *NodeWant) []byte { w.Ptr.Max.Offset = 1; return b }, "btree_node_bad_max_key", nil, false, true},
+		{"range", func(b []byte, w *NodeWant) []byte { // a pointer that does not say where its node starts
+			w.Ptr.V2, w.Ptr.Max = false, Pos{5, 0, 0}
+			Pos{6, 0, 0}.Put(b[32:])
+			w.Ptr.Max.Put(b[52:])
+			reseal(b)
+			return b
+		}, "btree_node_bad_min_key", nil, false, true},
 		{"first checksum", func(b []byte, w *NodeWant) []byte { b[200] ^= 1; return b }, "bset_bad_csum", ErrChecksum, true, true},
 		{"second checksum", func(b []byte, w *NodeWant) []byte { b[testBlock+60] ^= 1; return b }, "bset_bad_csum", ErrChecksum, true, false},
 		{"missing", func(b []byte, w *NodeWant) []byte { clear(b[2*testBlock:]); return b }, "btree_node_data_missing", nil, true, false},
