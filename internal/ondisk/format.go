@@ -235,14 +235,18 @@ func (p *unpacker) pos(b []byte) Pos {
 }
 
 // key unpacks the packed key that takes all of b, whose length was checked.
-func (p *unpacker) key(b []byte) Key {
-	return Key{
-		Type:    KeyType(b[2]),
-		Version: Version{Hi: uint32(p.field(b, fieldVersionHi)), Lo: p.field(b, fieldVersionLo)},
-		Size:    uint32(p.field(b, fieldSize)),
-		Pos:     p.pos(b),
-		Val:     b[p.keyBytes:],
-	}
+func (p *unpacker) key(b []byte) (k Key) {
+	p.load(b, &k)
+	return k
+}
+
+// load is key without copying the result.
+func (p *unpacker) load(b []byte, k *Key) {
+	k.Type = KeyType(b[2])
+	k.Version = Version{Hi: uint32(p.field(b, fieldVersionHi)), Lo: p.field(b, fieldVersionLo)}
+	k.Size = uint32(p.field(b, fieldSize))
+	k.Pos = p.pos(b)
+	k.Val = b[p.keyBytes:]
 }
 
 // comparePacked orders two packed keys by position.
