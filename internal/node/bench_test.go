@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/codec/checksum"
@@ -204,6 +205,7 @@ func BenchmarkPrepareWrite(b *testing.B) {
 				}
 				b.ReportAllocs()
 				size := 0
+				var alone time.Duration // without the changes
 				for b.Loop() {
 					if !whole {
 						for i := range 160 {
@@ -212,10 +214,12 @@ func BenchmarkPrepareWrite(b *testing.B) {
 							n.Set(&k, 1)
 						}
 					}
+					start := time.Now()
 					w, err := n.PrepareWrite(&p)
 					if err != nil {
 						b.Fatal(err)
 					}
+					alone += time.Since(start)
 					size = len(w.Buf)
 					if whole {
 						n.WriteFailed()
@@ -226,6 +230,7 @@ func BenchmarkPrepareWrite(b *testing.B) {
 					}
 				}
 				b.SetBytes(int64(size))
+				b.ReportMetric(float64(alone)/float64(b.N), "ns/write")
 			})
 		}
 	}

@@ -19,13 +19,14 @@ func (b *builder) room(valBytes int) {
 // add adds a key.
 func (b *builder) add(k *ondisk.Key) {
 	n, c := b.n, b.c
-	e := n.makeEntry(k, b.flags)
-	e.off = n.store(c, k.Val)
-	c.pos[c.n], c.ent[c.n] = k.Pos, e
+	off := n.store(c, k.Val)
+	e := &c.ent[c.n]
+	n.fill(e, k, off, b.flags)
+	c.pos[c.n] = k.Pos
 	c.n++
 	n.count++
 	n.maxes[len(n.maxes)-1] = k.Pos
-	words := n.words(&e)
+	words := n.words(e)
 	n.live += words
 	if b.flags&flagUnwritten != 0 {
 		c.unwritten++
@@ -59,17 +60,23 @@ const versionSnapshotField ondisk.MetadataVersion = 12
 // FromDisk returns a node with the keys of one that was read, all of them written. Nodes that were not sound, have bsets that
 // do not count or are of an old version are marked for rewriting. It keeps nothing of d.
 func FromDisk(d *ondisk.Node, magic uint64, nodeBytes, blockBytes int) *Node {
+	format := d.Format
+	sound := format.Validate() == nil // formats from before 0.12 may overflow
+	if !sound {
+		format = ondisk.Format{}
+	}
 	n := New(Params{
 		NodeIdentity: ondisk.NodeIdentity{Btree: d.Btree, Level: d.Level, Gen: d.Gen, Seq: d.Seq},
-		Magic:        magic, Min: d.Min, Max: d.Max, Format: d.Format, NodeBytes: nodeBytes, BlockBytes: blockBytes,
+		Magic:        magic, Min: d.Min, Max: d.Max, Format: format, NodeBytes: nodeBytes, BlockBytes: blockBytes,
 	})
 	n.written = d.Written
-	n.rewrite = len(d.Problems) > 0
+	n.rewrite = !sound || len(d.Problems) > 0
 	for i := range d.Bsets {
 		n.rewrite = n.rewrite || d.Bsets[i].Blacklisted || d.Bsets[i].Version < versionSnapshotField
 	}
 	n.reserve(d.Len())
 	b := builder{n: n, flags: flagOnDisk}
+	var k ondisk.Key
 	for i := 0; i < d.Len(); i += chunkKeys {
 		end := min(i+chunkKeys, d.Len())
 		size := 0
@@ -78,7 +85,7 @@ func FromDisk(d *ondisk.Node, magic uint64, nodeBytes, blockBytes int) *Node {
 		}
 		b.room(size)
 		for j := i; j < end; j++ {
-			k := d.Key(j)
+			d.LoadKey(j, &k)
 			b.add(&k)
 		}
 	}

@@ -30,7 +30,7 @@ func (n *Node) Set(k *ondisk.Key, seq uint64) {
 	if len(n.whiteouts) > 0 && n.takeWhiteout(k.Pos) {
 		flags |= flagOnDisk
 	}
-	n.insert(ci, i, n.makeEntry(k, flags), k)
+	n.insert(ci, i, k, flags)
 }
 
 // refuse is apart so that Set does not let k escape.
@@ -68,8 +68,7 @@ func (n *Node) replace(c *chunk, i int, k *ondisk.Key) {
 	c.live -= int(e.words) * 8
 	e.words = 0 // a new arena does not take the old value along
 	off := n.store(c, k.Val)
-	*e = n.makeEntry(k, old.flags&(flagInFlight|flagOnDisk)|flagUnwritten)
-	e.off = off
+	n.fill(e, k, off, old.flags&(flagInFlight|flagOnDisk)|flagUnwritten)
 	words := n.words(e)
 	n.live += words - n.words(&old)
 	n.unwritten += words
@@ -81,7 +80,7 @@ func (n *Node) replace(c *chunk, i int, k *ondisk.Key) {
 }
 
 // insert puts a new key at index i of chunk ci.
-func (n *Node) insert(ci, i int, e entry, k *ondisk.Key) {
+func (n *Node) insert(ci, i int, k *ondisk.Key, flags uint8) {
 	if len(n.chunks) == 0 {
 		n.addChunk(0, 8*len(k.Val))
 	}
@@ -89,18 +88,20 @@ func (n *Node) insert(ci, i int, e entry, k *ondisk.Key) {
 		ci, i = n.makePlace(ci, i)
 	}
 	c := n.chunks[ci]
-	e.off = n.store(c, k.Val)
+	off := n.store(c, k.Val)
 	if i < c.n {
 		copy(c.pos[i+1:c.n+1], c.pos[i:c.n])
 		copy(c.ent[i+1:c.n+1], c.ent[i:c.n])
 	} else {
 		n.maxes[ci] = k.Pos
 	}
-	c.pos[i], c.ent[i] = k.Pos, e
+	c.pos[i] = k.Pos
+	e := &c.ent[i]
+	n.fill(e, k, off, flags)
 	c.n++
 	c.unwritten++
 	n.count++
-	words := n.words(&e)
+	words := n.words(e)
 	n.live += words
 	n.unwritten += words
 	n.last, n.lastAt = c, i

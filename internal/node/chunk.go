@@ -80,14 +80,13 @@ func (c *chunk) value(i int) []byte {
 	return c.arena[e.off:end:end]
 }
 
-// makeEntry returns the entry of k, its value aside.
-func (n *Node) makeEntry(k *ondisk.Key, flags uint8) entry {
+// fill sets e to k, whose value is at off of the arena.
+func (n *Node) fill(e *entry, k *ondisk.Key, off uint32, flags uint8) {
 	if !n.packer.Packs(k) {
 		flags |= flagPlain
 	}
-	return entry{
-		versionLo: k.Version.Lo, versionHi: k.Version.Hi, size: k.Size, typ: k.Type, words: uint8(len(k.Val) / 8), flags: flags,
-	}
+	e.versionLo, e.versionHi, e.size, e.off = k.Version.Lo, k.Version.Hi, k.Size, off
+	e.typ, e.words, e.flags = k.Type, uint8(len(k.Val)/8), flags
 }
 
 // store appends a value to c's arena and returns where. The entry that it is for does not refer to the arena yet.

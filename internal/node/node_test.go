@@ -293,6 +293,7 @@ func TestFromDiskRewrite(t *testing.T) {
 		{"sound", func(*ondisk.Node) {}, false},
 		{"problem", func(d *ondisk.Node) { d.Problems = append(d.Problems, ondisk.NodeProblem{}) }, true},
 		{"blacklisted", func(d *ondisk.Node) { d.Bsets[1].Blacklisted = true }, true},
+		{"format that overflows", func(d *ondisk.Node) { d.Format.Offset[3] = 1<<32 - 1; d.Format.Bits[3] = 8 }, true},
 		{"old", func(d *ondisk.Node) { d.Bsets[0].Version = 11 }, true},
 	} {
 		d := decodeNode(t, n, area, nil)
