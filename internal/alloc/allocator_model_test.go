@@ -155,10 +155,16 @@ func manyTasks(t *testing.T, early bool, fault Fault, long time.Duration) (alloc
 	return n.Load(), nil
 }
 
+// modelEngine is what tasks do with what they got.
+type modelEngine interface {
+	commit(ctx context.Context, inode, end uint64, al *Allocation) error
+	remove(ctx context.Context, inode, end uint64) error
+}
+
 // modelTask is one task of the model.
 type modelTask struct {
 	a    *Allocator
-	e    *testEngine
+	e    modelEngine
 	o    *oracle
 	id   int
 	rnd  *rand.Rand

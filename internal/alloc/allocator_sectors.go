@@ -27,7 +27,8 @@ type Request struct {
 	// Nonblocking makes the request fail rather than wait for buckets to become free.
 	Nonblocking bool
 	Owner       Owner // for messages
-	// Tx makes claims part of a transaction of the caller, which keeps their slots locked until it ends. Such requests do not wait.
+	// Tx makes claims part of a transaction of the caller, which keeps their slots locked until it ends. Such requests do not wait. What
+	// they got is the caller's even if the transaction has to run again: it keeps it, or calls Done.
 	// nil: claims have transactions of their own, so that the caller must not hold locks of btrees.
 	Tx Tx
 }
@@ -80,7 +81,8 @@ func (req *Request) check(block uint32) error {
 // AllocSectors gets space. The buckets are the caller's until [Allocation.Done], which must be called after the
 // commit that refers to them; *out must not hold an allocation.
 //
-// Unless the request is nonblocking, it waits until buckets become free; if none can, the error is [ErrNoSpace]. If fewer devices may
+// Unless the request is nonblocking, it waits until buckets become free; if none can, which is also so while no workers run
+// ([Allocator.Start]), the error is [ErrNoSpace]. If fewer devices may
 // be written to than replicas are wanted, but enough for those required, fewer are got; if not enough, the error is
 // [ErrInsufficientDevices].
 func (a *Allocator) AllocSectors(ctx context.Context, req *Request, out *Allocation) error {

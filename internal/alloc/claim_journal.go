@@ -2,6 +2,7 @@ package alloc
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -55,7 +56,13 @@ func (w *journalWait) get(id uint64) uint64 {
 // flushWaiting has the journal flushed for a bucket that waits for seq.
 func (a *Allocator) flushWaiting(ctx context.Context, seq uint64) error {
 	a.stats.journalFlushes.Add(1)
-	return a.cfg.Engine.FlushSeq(ctx, a.waiting.flushTo(seq))
+	if err := a.cfg.Engine.FlushSeq(ctx, a.waiting.flushTo(seq)); err != nil {
+		return err
+	}
+	if d := a.cfg.Engine.Durable(); d < seq { // who relies on it would try for ever
+		return fmt.Errorf("journal entry %d is not durable after a flush, only %d is", seq, d)
+	}
+	return nil
 }
 
 // waitsHint returns the sequence number that a bucket waits for as far as the table knows; 0 if it does not wait.

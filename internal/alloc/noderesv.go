@@ -30,6 +30,7 @@ func (s NodeSpace) Return(ctx context.Context) { s.r.put(ctx, s.al) }
 // others, need not look for buckets. All methods are safe for concurrent use.
 type NodeReserve struct {
 	a      *Allocator
+	w      *worker
 	fillMu sync.Mutex // one refill at a time; taken before mu
 
 	mu     sync.Mutex
@@ -38,7 +39,22 @@ type NodeReserve struct {
 }
 
 // NewNodeReserve returns an empty reserve.
-func NewNodeReserve(a *Allocator) *NodeReserve { return &NodeReserve{a: a} }
+func NewNodeReserve(a *Allocator) *NodeReserve {
+	r := &NodeReserve{a: a}
+	r.w = newWorker("btree node reserve", a, func(ctx context.Context, _ bool) (int, error) {
+		if err := r.Fill(ctx, false); !isFull(err) {
+			return 0, err
+		}
+		return 0, nil // until something becomes free, the next request tries again
+	})
+	return r
+}
+
+// Start starts a worker that fills the reserve whenever something was taken. It ends with [NodeReserve.Close], or once ctx is done.
+func (r *NodeReserve) Start(ctx context.Context) {
+	r.w.start(ctx)
+	r.w.kick()
+}
 
 // AllocNodes gets space for n btree nodes, for all or none of them.
 //
@@ -49,6 +65,7 @@ func (r *NodeReserve) AllocNodes(ctx context.Context, n int, w Watermark, nonblo
 	if n < 0 || n > BtreeNodeReserve {
 		return nil, fmt.Errorf("space for %d btree nodes at once, at most %d are possible", n, BtreeNodeReserve)
 	}
+	defer r.w.kick()
 	got := make([]NodeSpace, 0, n)
 	if got = r.take(got, n, w); len(got) == n {
 		return got, nil
@@ -157,8 +174,7 @@ func (a *Allocator) markBtree(ctx context.Context, p *ondisk.ExtentPtr, sectors 
 	return nil
 }
 
-// Fill fills the reserve as far as there is space. It is called without locks of btrees, by whoever looks after the filesystem in the
-// background, and before it becomes writable. wait makes it wait for space as far as the reserve must have it.
+// Fill fills the reserve as far as there is space. It is called without locks of btrees, before the filesystem becomes writable. wait makes it wait for space as far as the reserve must have it.
 func (r *NodeReserve) Fill(ctx context.Context, wait bool) error {
 	r.fillMu.Lock()
 	defer r.fillMu.Unlock()
@@ -207,8 +223,9 @@ func (r *NodeReserve) DropDevice(ctx context.Context, d *DevSpace) {
 	}
 }
 
-// Close gives up everything; what is returned afterwards is given up too.
+// Close ends the worker and gives up everything; what is returned afterwards is given up too.
 func (r *NodeReserve) Close(ctx context.Context) {
+	r.w.stop()
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()

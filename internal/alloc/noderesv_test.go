@@ -92,6 +92,16 @@ func TestNodeReserve(t *testing.T) {
 	if err := r.Fill(ctx, false); err != nil {
 		t.Error(err)
 	}
+	// The worker fills up what was taken.
+	r.Start(ctx)
+	taken, err := r.AllocNodes(ctx, 10, WatermarkNormal, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, func() bool { return r.Len() == nodeCacheSize })
+	for _, s := range taken {
+		s.Done(ctx)
+	}
 	r.Close(ctx)
 	if r.Len() != 0 || r.Fill(ctx, true) != nil || r.Len() != 0 {
 		t.Errorf("%d after it was closed", r.Len())
