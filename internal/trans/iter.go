@@ -517,16 +517,21 @@ func (tx *Tx) Scan(btree ondisk.BtreeID, from, to ondisk.Pos, flags ReadFlags,
 	it.init(tx, btree, 0, from, AllSnapshots|OnlyCommitted|Scanning)
 	defer it.Close()
 	next := from // the first slot that fn was not told of
+	// What is behind a position: where keys have snapshots these are slots of their own.
+	behind := ondisk.Pos.NextSlot
+	if btree.Has(ondisk.BtreeHasSnapshots) || btree.Has(ondisk.BtreeHasSnapshotField) {
+		behind = ondisk.Pos.Next
+	}
+	end := to
+	if n := to.NextSlot(); it.extents && to.Less(n) { // else it is the last slot there is
+		end = n
+	}
 	for {
-		end := to
-		if it.extents {
-			end = to.NextSlot()
-		}
 		k, ok, err := it.PeekMax(end)
 		if err != nil {
 			return err
 		}
-		start := to.Next()
+		start := behind(to)
 		if ok {
 			start = k.Pos
 			if it.extents {
@@ -545,7 +550,7 @@ func (tx *Tx) Scan(btree ondisk.BtreeID, from, to ondisk.Pos, flags ReadFlags,
 			return err
 		}
 		if next = k.Pos; !it.extents {
-			next = next.Next()
+			next = behind(next)
 		}
 		if k.Pos == ondisk.SPosMax {
 			return nil
