@@ -3,6 +3,7 @@ package trans
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -27,14 +28,16 @@ func (c *nodeCache) init(s *Store, budget int64) {
 	c.s, c.budget, c.wake = s, budget, make(chan struct{}, 1)
 }
 
+// add takes in a node that nobody else sees yet.
 func (c *nodeCache) add(b *bnode) {
 	b.used.Store(true)
 	c.mu.Lock()
 	b.cacheIndex = len(c.nodes)
 	c.nodes = append(c.nodes, b)
-	b.bytes = int64(b.keys.MemBytes())
+	n := int64(b.keys.MemBytes())
+	b.bytes = n
 	c.mu.Unlock()
-	c.grew(b.bytes)
+	c.grew(n)
 }
 
 func (c *nodeCache) grew(n int64) {
@@ -112,6 +115,30 @@ func (c *nodeCache) len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.nodes)
+}
+
+// all returns the nodes in memory, leaves first.
+func (c *nodeCache) all() []*bnode {
+	c.mu.Lock()
+	nodes := slices.Clone(c.nodes)
+	c.mu.Unlock()
+	slices.SortStableFunc(nodes, func(a, b *bnode) int { return int(a.level) - int(b.level) })
+	return nodes
+}
+
+// writeDirty writes all nodes with changes, leaves first as writing them changes their parents. It reports whether there was one.
+func (s *Store) writeDirty(ctx context.Context) (did bool, err error) {
+	for _, b := range s.cache.all() {
+		if b.dead.Load() || b.pin.Seq() == 0 && b.writePin.Seq() == 0 {
+			continue
+		}
+		did = true
+		if _, err := s.writeNode(ctx, b); err != nil {
+			return did, err
+		}
+		b.waitWrite()
+	}
+	return did, nil
 }
 
 // evict takes a node out of memory, unless somebody uses it.

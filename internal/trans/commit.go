@@ -300,7 +300,7 @@ func (s *Store) applyToNode(b *bnode, k *ondisk.Key, seq uint64) {
 	}
 	if !b.pinned {
 		b.pinned = true
-		s.journal.AddPin(seq, &b.pin, journal.PinBtreeNode, b.flush)
+		s.journal.AddPin(seq, &b.pin, journal.PinBtreeNode, s.flushNode)
 		s.cache.dirtied(b)
 	}
 }
@@ -340,7 +340,7 @@ func (tx *Tx) commitDirect(b *bnode, keys []directKey, done func()) error {
 		}
 	}
 	if n > 0 { // the node may hold a pin already, of a newer entry
-		tx.s.journal.AddPin(oldest, &b.pin, journal.PinBtreeNode, b.flush)
+		tx.s.journal.AddPin(oldest, &b.pin, journal.PinBtreeNode, tx.s.flushNode)
 	}
 	if done != nil {
 		done()

@@ -326,6 +326,9 @@ func (g *growth) publish(tx *Tx, u *interiorUpdate, top *bnode, below []*child) 
 			return g.undo(u, err)
 		}
 	}
+	for _, n := range u.news { // while nobody else sees them
+		s.cache.add(n.b)
+	}
 	if p := u.parent; p != nil {
 		for i := range u.keys {
 			if k := &u.keys[i]; k.level == p.level {
@@ -347,17 +350,14 @@ func (g *growth) publish(tx *Tx, u *interiorUpdate, top *bnode, below []*child) 
 		}
 	}
 	for _, b := range u.olds {
-		s.journal.CopyPin(&u.pin, &b.pin, journal.PinInterior, noFlush)
-		s.journal.CopyPin(&u.pin, &b.writePin, journal.PinInterior, noFlush)
+		s.addPinOf(&u.pin, &b.pin, journal.PinInteriorUpdate, noFlush)
+		s.addPinOf(&u.pin, &b.writePin, journal.PinInteriorUpdate, noFlush)
 		if b.pinned {
 			s.journal.DropPin(&b.pin)
 			b.pinned = false
 		}
 		b.dead.Store(true)
 		s.cache.remove(b)
-	}
-	for _, n := range u.news {
-		s.cache.add(n.b)
 	}
 	s.interior.enqueue(s, u)
 	return nil
@@ -419,8 +419,12 @@ func (q *interiorQueue) drain() {
 	q.mu.Unlock()
 }
 
-// pinFlush is what the journal calls to have a pin dropped.
-type pinFlush = func(ctx context.Context, p *journal.Pin, seq uint64) error
+// idle reports whether no update is in progress.
+func (q *interiorQueue) idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.queue) == 0
+}
 
 // noFlush is for pins of what ends by itself.
 func noFlush(context.Context, *journal.Pin, uint64) error { return nil }
@@ -486,7 +490,7 @@ func (s *Store) finish(ctx context.Context, u *interiorUpdate) error {
 		}
 	}
 	var hold journal.Pin // keeps the entry until the ancestor does
-	err := s.run(ctx, journal.WatermarkInterior, true, func(tx *Tx) error {
+	err := s.run(ctx, journal.WatermarkInteriorUpdates, true, func(tx *Tx) error {
 		for i := range u.keys {
 			k := &u.keys[i]
 			flags := applied
@@ -496,12 +500,7 @@ func (s *Store) finish(ctx context.Context, u *interiorUpdate) error {
 			tx.addInterior(u.tree.id, k.level, k.old, k.new, flags)
 		}
 		tx.OnCommit(func(seq uint64) {
-			s.journal.AddPin(seq, &hold, journal.PinInterior, noFlush)
-			for i := range u.keys {
-				if k := &u.keys[i]; k.root {
-					u.tree.noteRoot(seq, k.level-1, k.new)
-				}
-			}
+			s.journal.AddPin(seq, &hold, journal.PinInteriorUpdate, noFlush)
 		})
 		return nil
 	})
@@ -522,7 +521,8 @@ func (s *Store) finish(ctx context.Context, u *interiorUpdate) error {
 
 // unblock lets the ancestor and the new nodes be written.
 func (s *Store) unblock(ctx context.Context, u *interiorUpdate, seq uint64) error {
-	err := s.run(ctx, journal.WatermarkInterior, false, func(tx *Tx) error {
+	var again []*bnode
+	err := s.run(ctx, journal.WatermarkInteriorUpdates, false, func(tx *Tx) error {
 		for _, n := range u.news {
 			if err := tx.lockExclusive(n.b); err != nil {
 				return err
@@ -533,10 +533,14 @@ func (s *Store) unblock(ctx context.Context, u *interiorUpdate, seq uint64) erro
 				return err
 			}
 		}
+		again = again[:0]
 		for _, n := range u.news {
 			n.b.keys.WriteDone()
 			n.b.wmu.Lock()
 			n.b.reachable, n.b.owner = true, nil
+			if n.b.wanted {
+				again = append(again, n.b)
+			}
 			n.b.wmu.Unlock()
 			if n.b.keys.Dirty() {
 				s.cache.dirtied(n.b)
@@ -545,17 +549,23 @@ func (s *Store) unblock(ctx context.Context, u *interiorUpdate, seq uint64) erro
 		if p := u.parent; p != nil {
 			p.wmu.Lock()
 			p.blocked--
+			if p.wanted && p.blocked == 0 {
+				again = append(again, p)
+			}
 			p.wmu.Unlock()
 			if p.dead.Load() {
 				return nil
 			}
 			p.keys.NoteSeq(seq)
-			s.journal.AddPin(seq, &p.pin, journal.PinBtreeNode, p.flush)
+			s.journal.AddPin(seq, &p.pin, journal.PinBtreeNode, s.flushNode)
 			p.pinned = true
 			s.cache.dirtied(p)
 		}
 		return nil
 	})
+	for _, b := range again {
+		s.wg.Go(func() { s.writeSoon(b) })
+	}
 	return err
 }
 
@@ -576,27 +586,4 @@ func (tx *Tx) addInterior(btree ondisk.BtreeID, level uint8, old, k ondisk.Key, 
 	tx.updates = append(tx.updates, update{})
 	copy(tx.updates[i+1:], tx.updates[i:])
 	tx.updates[i] = update{btree: btree, level: level, key: k, old: old, flags: flags}
-}
-
-// noteRoot makes journal entries from seq on name a root.
-func (t *tree) noteRoot(seq uint64, level uint8, k ondisk.Key) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if n := len(t.journaled); n > 0 && t.journaled[n-1].seq == seq {
-		t.journaled = t.journaled[:n-1]
-	}
-	t.journaled = append(t.journaled, journaledRoot{seq, level, k.Clone()})
-}
-
-// rootAt returns the root that the journal entry seq is to name. Entries are asked for in order.
-func (t *tree) rootAt(seq uint64) (journaledRoot, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for len(t.journaled) > 1 && t.journaled[1].seq <= seq {
-		t.journaled = t.journaled[1:]
-	}
-	if len(t.journaled) == 0 || t.journaled[0].seq > seq {
-		return journaledRoot{}, false
-	}
-	return t.journaled[0], true
 }

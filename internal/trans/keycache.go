@@ -30,6 +30,7 @@ type keyCache struct {
 	shards [64]keyShard
 
 	filled, dirty atomic.Int64
+	flushPin      journal.PinFlush
 }
 
 type keyShard struct {
@@ -56,13 +57,13 @@ type slot struct {
 	dirty atomic.Bool
 	used  atomic.Bool
 
-	pin   journal.Pin // of the newest change, while dirty
-	flush pinFlush    // of pin
-	seq   uint64      // of the newest change; guarded by lock
+	pin journal.Pin // of the newest change, while dirty
+	seq uint64      // of the newest change; guarded by lock
 }
 
 func (c *keyCache) init(s *Store) {
 	c.s = s
+	c.flushPin = func(ctx context.Context, p *journal.Pin, seq uint64) error { return c.flush(ctx, p.Owner.(*slot), seq) }
 	for i := range c.shards {
 		c.shards[i].slots = map[slotKey]*slot{}
 	}
@@ -84,6 +85,7 @@ func (c *keyCache) get(btree ondisk.BtreeID, p ondisk.Pos) *slot {
 	s := sh.slots[at]
 	if s == nil {
 		s = &slot{at: at}
+		s.pin.Owner = s
 		sh.slots[at] = s
 	}
 	s.refs++
@@ -182,10 +184,7 @@ func (c *keyCache) store(s *slot, k *ondisk.Key, seq uint64) {
 	s.used.Store(true)
 	if !s.dirty.Swap(true) {
 		c.dirty.Add(1)
-		if s.flush == nil {
-			s.flush = func(ctx context.Context, _ *journal.Pin, seq uint64) error { return c.flush(ctx, s, seq) }
-		}
-		c.s.journal.AddPin(seq, &s.pin, journal.PinKeyCache, s.flush)
+		c.s.journal.AddPin(seq, &s.pin, journal.PinKeyCache, c.flushPin)
 	}
 }
 
@@ -217,7 +216,7 @@ func (c *keyCache) flush(ctx context.Context, s *slot, wanted uint64) error {
 			return nil
 		}
 		if s.seq > wanted {
-			c.s.journal.UpdatePin(s.seq, &s.pin, journal.PinKeyCache, s.flush)
+			c.s.journal.UpdatePin(s.seq, &s.pin, journal.PinKeyCache, c.flushPin)
 			return nil
 		}
 		b, err := tx.lockNode(&c.s.trees[s.at.btree], 0, s.at.pos, six.Intent)
@@ -252,4 +251,28 @@ func (c *keyCache) shrink(want int64) {
 		}
 		sh.mu.Unlock()
 	}
+}
+
+// flushAll writes all dirty slots to their leaves, and reports whether there were any.
+func (c *keyCache) flushAll(ctx context.Context) (bool, error) {
+	var dirty []*slot
+	for i := range c.shards {
+		sh := &c.shards[i]
+		sh.mu.Lock()
+		for _, s := range sh.slots {
+			if s.dirty.Load() {
+				s.refs++ // until it is flushed
+				dirty = append(dirty, s)
+			}
+		}
+		sh.mu.Unlock()
+	}
+	var err error
+	for _, s := range dirty {
+		if err == nil {
+			err = c.flush(ctx, s, ^uint64(0))
+		}
+		c.put(s)
+	}
+	return len(dirty) > 0, err
 }

@@ -26,11 +26,33 @@ func (b *bnode) waitWrite() {
 	}
 }
 
-// nodeFlusher returns what the journal calls to have a node written, as it wants the space of what the node holds.
-func (s *Store) nodeFlusher(b *bnode) pinFlush {
-	return func(ctx context.Context, _ *journal.Pin, _ uint64) error {
-		_, err := s.writeNode(ctx, b)
-		return err
+// maxNodeWrites is how many nodes are written at once because the journal wants their space.
+const maxNodeWrites = 16
+
+// flushNodePin has the node of a pin written, as the journal wants the space of what it holds. It does not wait for that.
+func (s *Store) flushNodePin(_ context.Context, p *journal.Pin, _ uint64) error {
+	s.writeSoon(p.Owner.(*bnode))
+	return nil
+}
+
+// writeSoon writes a node in the background, if it cannot be now then once it can.
+func (s *Store) writeSoon(b *bnode) {
+	b.wmu.Lock()
+	b.wanted = true
+	b.wmu.Unlock()
+	s.writers <- struct{}{}
+	s.wg.Go(func() {
+		defer func() { <-s.writers }()
+		if _, err := s.writeNode(s.ctx, b); err != nil && s.ctx.Err() == nil {
+			s.fail(err)
+		}
+	})
+}
+
+// addPinOf makes dst pin what src pins, unless it pins an older entry already. Both belong to the caller.
+func (s *Store) addPinOf(dst, src *journal.Pin, kind journal.PinKind, flush journal.PinFlush) {
+	if seq := src.Seq(); seq != 0 {
+		s.journal.AddPin(seq, dst, kind, flush)
 	}
 }
 
@@ -88,6 +110,7 @@ func (s *Store) beginWrite(ctx context.Context, b *bnode, scratch []byte) (w nod
 		if b.dead.Load() || b.fake || b.writing || b.blocked > 0 || !b.reachable {
 			return nil
 		}
+		b.wanted = false
 		params := s.writeParams
 		params.Scratch = scratch
 		made, err := b.keys.PrepareWrite(&params)
@@ -101,7 +124,7 @@ func (s *Store) beginWrite(ctx context.Context, b *bnode, scratch []byte) (w nod
 		}
 		w = made
 		b.writing, b.wcond = true, make(chan struct{})
-		s.journal.CopyPin(&b.writePin, &b.pin, journal.PinBtreeNode, noFlush)
+		s.addPinOf(&b.writePin, &b.pin, journal.PinBtreeNode, noFlush)
 		s.journal.DropPin(&b.pin)
 		b.pinned = false
 		return nil
@@ -112,6 +135,7 @@ func (s *Store) beginWrite(ctx context.Context, b *bnode, scratch []byte) (w nod
 // endWrite ends the write of a node.
 func (s *Store) endWrite(b *bnode, ok bool) {
 	// It must be told of its end, whatever became of the context.
+	again := false
 	err := s.run(context.WithoutCancel(s.ctx), journal.WatermarkReclaim, false, func(tx *Tx) error {
 		if err := tx.lockExclusive(b); err != nil {
 			return err
@@ -127,18 +151,22 @@ func (s *Store) endWrite(b *bnode, ok bool) {
 			s.journal.DropPin(&b.writePin)
 		}
 		b.writing = false
+		again = b.wanted
 		close(b.wcond)
 		return nil
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		s.fail(err)
+	case again && ok:
+		s.wg.Go(func() { s.writeSoon(b) })
 	}
 }
 
 // updatePointer makes the pointer to a node say how much of it is written. If the node was replaced meanwhile nothing is to be
 // done: what replaced it has its keys.
 func (s *Store) updatePointer(ctx context.Context, b *bnode, end ondisk.Sector) error {
-	return s.run(ctx, journal.WatermarkInterior, true, func(tx *Tx) error {
+	return s.run(ctx, journal.WatermarkInteriorUpdates, true, func(tx *Tx) error {
 		parent, err := tx.lockPointer(b)
 		if err != nil || b.dead.Load() {
 			return err
@@ -157,10 +185,7 @@ func (s *Store) updatePointer(ctx context.Context, b *bnode, end ondisk.Sector) 
 			return nil
 		}
 		tx.addInterior(b.tree.id, b.level+1, old, k, NoTriggers|applied|rootPointer)
-		tx.OnCommit(func(seq uint64) {
-			b.tree.noteRoot(seq, b.level, k)
-			b.self.key.Store(&k)
-		})
+		tx.OnCommit(func(uint64) { b.self.key.Store(&k) })
 		return nil
 	})
 }

@@ -31,7 +31,7 @@ func (s *Store) replayInto(b *bnode) {
 	}
 	if changed && s.journal != nil {
 		b.pinned = true
-		s.journal.AddPin(s.cfg.ReplaySeqs.Oldest, &b.pin, journal.PinBtreeNode, b.flush)
+		s.journal.AddPin(s.cfg.ReplaySeqs.Oldest, &b.pin, journal.PinBtreeNode, s.flushNode)
 	}
 }
 
@@ -78,7 +78,7 @@ func (s *Store) touch(ctx context.Context, t *tree, level uint8) error {
 			crowded = b.fake && b.keys.Len() > 0 || !b.keys.Room(0)
 			if !b.pinned && b.keys.Dirty() {
 				b.pinned = true
-				s.journal.AddPin(s.cfg.ReplaySeqs.Oldest, &b.pin, journal.PinBtreeNode, b.flush)
+				s.journal.AddPin(s.cfg.ReplaySeqs.Oldest, &b.pin, journal.PinBtreeNode, s.flushNode)
 			}
 			return nil
 		})

@@ -143,6 +143,9 @@ type Store struct {
 	interior    interiorQueue
 	writeParams node.WriteParams
 
+	flushNode journal.PinFlush // flushNodePin
+	writers   chan struct{}    // semaphore
+
 	txs     sync.Pool
 	buffers sync.Pool
 
@@ -161,6 +164,7 @@ func New(cfg Config) *Store {
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.cached = (1<<ondisk.BtreeAlloc | 1<<ondisk.BtreeInodes) &^ cfg.NoKeyCache
 	s.writeParams = node.WriteParams{Version: cfg.Version, Csum: cfg.Csum, Key: cfg.Key}
+	s.flushNode, s.writers = s.flushNodePin, make(chan struct{}, maxNodeWrites)
 	s.newBuffers()
 	s.txs.New = func() any { return &Tx{s: s, locker: s.graph.NewLocker()} }
 	s.keys.init(s)
@@ -173,7 +177,6 @@ func New(cfg Config) *Store {
 		t.id = ondisk.BtreeID(id)
 		if r, ok := cfg.Roots[t.id]; ok {
 			t.root.Store(newChild(r.Level, r.Key))
-			t.journaled = []journaledRoot{{0, r.Level, r.Key}}
 			continue
 		}
 		t.root.Store(s.fakeRoot(t))
@@ -234,18 +237,28 @@ func (s *Store) Start(j *journal.Writer) {
 	s.wg.Go(func() { s.wb.run(s.ctx) })
 }
 
-// JournalRoots returns the roots that the journal entry seq is to name. The journal asks for entries in order.
-func (s *Store) JournalRoots(seq uint64, fn func(btree ondisk.BtreeID, level uint8, ptr ondisk.Key)) {
+// Roots returns where the btrees start, with pointers as they are in memory: those of nodes that are not written yet among them.
+func (s *Store) Roots() map[ondisk.BtreeID]Root {
+	roots := map[ondisk.BtreeID]Root{}
 	for i := range s.trees {
-		if r, ok := s.trees[i].rootAt(seq); ok {
-			fn(s.trees[i].id, r.level, r.key)
+		if c := s.trees[i].root.Load(); c.key.Load().Type != ondisk.KeyDeleted {
+			roots[s.trees[i].id] = Root{Level: c.level, Key: *c.key.Load()}
 		}
 	}
+	return roots
 }
 
-// TakeBuffered is told by the journal of an update for the write buffer in an entry that is about to be written.
-func (s *Store) TakeBuffered(seq uint64, btree ondisk.BtreeID, k ondisk.Key) {
-	s.wb.take(seq, btree, k)
+// TakeBuffered is told by the journal of the records for the write buffer in an entry that is about to be written.
+func (s *Store) TakeBuffered(seq uint64, records []ondisk.JsetEntry) {
+	for i := range records {
+		for k, err := range records[i].Keys() {
+			if err != nil {
+				s.fail(fmt.Errorf("journal entry %d: %w", seq, err))
+				return
+			}
+			s.wb.take(seq, records[i].BtreeID, k)
+		}
+	}
 }
 
 // fail ends all writing.
@@ -264,6 +277,34 @@ func (s *Store) failed() error {
 		return fmt.Errorf("filesystem is read-only: %w", *err)
 	}
 	return nil
+}
+
+// Quiesce writes everything that is in memory only, until there is nothing left: then the journal is not needed any more. No transactions may be
+// running but those of the allocator on behalf of this.
+func (s *Store) Quiesce(ctx context.Context) error {
+	for {
+		s.interior.drain()
+		if err := s.failed(); err != nil {
+			return err
+		}
+		wrote, err := s.keys.flushAll(ctx)
+		if err != nil {
+			return err
+		}
+		if s.wb.len() > 0 || s.journal.Current() != s.journal.Durable() {
+			wrote = wrote || s.wb.len() > 0
+			if err := s.FlushWriteBuffer(ctx); err != nil {
+				return err
+			}
+		}
+		more, err := s.writeDirty(ctx)
+		if err != nil {
+			return err
+		}
+		if !wrote && !more && s.wb.len() == 0 && s.interior.idle() {
+			return nil
+		}
+	}
 }
 
 // Close ends the store's goroutines. What was not written stays in the journal.

@@ -21,16 +21,6 @@ import (
 type tree struct {
 	id   ondisk.BtreeID
 	root atomic.Pointer[child] // never nil once the store is open
-
-	mu        sync.Mutex
-	journaled []journaledRoot // by sequence number: the roots that journal entries are to name
-}
-
-// journaledRoot is a root that exists from a journal entry on.
-type journaledRoot struct {
-	seq   uint64
-	level uint8
-	key   ondisk.Key
 }
 
 // child is an edge of the tree: the pointer to a node, and the node if it is in memory. An edge is replaced together with its
@@ -67,12 +57,12 @@ type bnode struct {
 	fake bool // the empty leaf that stands for a btree without nodes; it has no place on any device
 
 	pin    journal.Pin // of the oldest change that was not written
-	flush  pinFlush    // of pin
 	pinned bool        // guarded by the exclusive lock or, by the writer of the node, with wmu
 
 	wmu       sync.Mutex
 	wcond     chan struct{} // closed when the write in flight ends
 	writing   bool
+	wanted    bool            // it is to be written as soon as that is possible
 	blocked   int             // interior updates that must be journalled before the node may be written
 	writePin  journal.Pin     // of what is being written
 	reachable bool            // a durable pointer leads, or will lead, here: appends are allowed
@@ -196,13 +186,13 @@ func (s *Store) load(ctx context.Context, t *tree, c *child) (*bnode, error) {
 			return nil, &NodeError{Btree: t.id, Level: c.level, Min: disk.Min, Max: disk.Max, Err: err}
 		}
 	}
+	s.cache.add(b) // while nobody else sees it
 	c.node.Store(b)
-	s.cache.add(b)
 	return b, nil
 }
 
 func (s *Store) newNode(t *tree, c *child, lo, hi ondisk.Pos) *bnode {
 	b := &bnode{tree: t, self: c, level: c.level, min: lo, max: hi}
-	b.flush = s.nodeFlusher(b)
+	b.pin.Owner = b
 	return b
 }

@@ -93,7 +93,7 @@ func (w *writeBuffer) flush(ctx context.Context) error {
 	if len(w.flushing) == 0 {
 		w.mu.Lock()
 		w.flushing, w.keys = w.keys, w.flushing[:0]
-		w.s.journal.CopyPin(&w.held, &w.pin, journal.PinWriteBuffer, w.flushPin)
+		w.s.addPinOf(&w.held, &w.pin, journal.PinWriteBuffer, noFlush)
 		w.s.journal.DropPin(&w.pin)
 		w.mu.Unlock()
 		w.flushing = sortBuffered(w.flushing)
@@ -199,7 +199,7 @@ func (w *writeBuffer) flushLeaf(ctx context.Context, keys []wbKey) (n int, err e
 
 // FlushWriteBuffer brings all buffered updates to their btrees that were committed before.
 func (s *Store) FlushWriteBuffer(ctx context.Context) error {
-	if err := s.journal.CloseEntry(ctx); err != nil {
+	if err := s.journal.Deliver(ctx); err != nil {
 		return err
 	}
 	return s.wb.flush(ctx)
