@@ -15,8 +15,8 @@ type WriteParams struct {
 	Csum    checksum.Type
 	Key     *crypt.Key // nil if Csum is no encryption
 
-	// Scratch is memory for the write, used if it is large enough; a node's size always is. For direct transfers it is
-	// aligned ([blockdev.AlignedBuffer]).
+	// Scratch is memory for the write, used if it is large enough; a node's size always is. The write needs it until it
+	// has ended. For direct transfers it is aligned ([blockdev.AlignedBuffer]), as memory made here is.
 	Scratch []byte
 }
 
