@@ -459,7 +459,7 @@ func (m *model) checkHeld() {
 }
 
 func TestModel(t *testing.T) {
-	seeds := 200
+	seeds := 120
 	if testing.Short() {
 		seeds = 50
 	}
