@@ -28,13 +28,12 @@ func (c *nodeCache) init(s *Store, budget int64) {
 	c.s, c.budget, c.wake = s, budget, make(chan struct{}, 1)
 }
 
-// add takes in a node that nobody else sees yet.
-func (c *nodeCache) add(b *bnode) {
+// add takes in a node of n bytes.
+func (c *nodeCache) add(b *bnode, n int64) {
 	b.used.Store(true)
 	c.mu.Lock()
 	b.cacheIndex = len(c.nodes)
 	c.nodes = append(c.nodes, b)
-	n := int64(b.keys.MemBytes())
 	b.bytes = n
 	c.mu.Unlock()
 	c.grew(n)

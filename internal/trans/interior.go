@@ -326,8 +326,8 @@ func (g *growth) publish(tx *Tx, u *interiorUpdate, top *bnode, below []*child) 
 			return g.undo(u, err)
 		}
 	}
-	for _, n := range u.news { // while nobody else sees them
-		s.cache.add(n.b)
+	for _, n := range u.news { // not evicted before they are reachable
+		s.cache.add(n.b, int64(n.b.keys.MemBytes()))
 	}
 	if p := u.parent; p != nil {
 		for i := range u.keys {

@@ -186,8 +186,9 @@ func (s *Store) load(ctx context.Context, t *tree, c *child) (*bnode, error) {
 			return nil, &NodeError{Btree: t.id, Level: c.level, Min: disk.Min, Max: disk.Max, Err: err}
 		}
 	}
-	s.cache.add(b) // while nobody else sees it
+	n := int64(b.keys.MemBytes()) // while nobody else sees it
 	c.node.Store(b)
+	s.cache.add(b, n) // from now on it may be evicted
 	return b, nil
 }
 
