@@ -33,6 +33,7 @@ const (
 // Found is what a scan of all journals found.
 type Found struct {
 	Candidates []*Candidate
+	Rings      []Ring // of each member: where writing may go on
 	Problems   []string
 }
 
@@ -65,6 +66,9 @@ func Scan(ctx context.Context, cfg *Config) (*Found, error) {
 	for _, c := range s.bySeq {
 		found.Candidates = append(found.Candidates, c)
 	}
+	for i, r := range s.rings {
+		found.Rings = append(found.Rings, r.state(&cfg.Members[i]))
+	}
 	return found, nil
 }
 
@@ -80,6 +84,8 @@ type peeked struct {
 	used    bool // it begins with an entry
 	scanned bool
 	seq     uint64
+	newest  uint64 // highest sequence number found, once scanned
+	end     int64  // bytes up to the end of the last good entry, once scanned
 }
 
 type bucketRef struct{ ring, bucket int }
@@ -170,6 +176,28 @@ func (r *ring) descents() int {
 	return n
 }
 
+// state is where writing goes on: behind the last entry. What was not scanned is older than anything that counts.
+func (r *ring) state(m *Member) Ring {
+	out := FreshRing(m.BucketBytes)
+	out.Newest = make([]uint64, len(m.Buckets))
+	following := r.following()
+	var highest uint64
+	for i := range r.buckets {
+		b := &r.buckets[i]
+		switch {
+		case b.scanned:
+			out.Newest[i] = b.newest
+		case b.used:
+			out.Newest[i] = max(b.seq, following[i]-1)
+		}
+		if b.scanned && b.newest > highest {
+			highest = b.newest
+			out.Head, out.Used = i, b.end
+		}
+	}
+	return out
+}
+
 // wanted lists the buckets to read next: those that may hold an entry at or behind the oldest one needed, as far as is known.
 // While no flush entry is known these are the newest bucket of each member, then the next.
 func (s *scanner) wanted() []bucketRef {
@@ -239,14 +267,14 @@ func (s *scanner) scanBuckets(ctx context.Context, todo []bucketRef) error {
 			m := &s.cfg.Members[r.member]
 			w := window{m: m, start: int64(m.Buckets[ref.bucket]) * m.BucketBytes}
 			w.end = w.start + m.BucketBytes
-			return s.scanBucket(ctx, r.member, &w)
+			return s.scanBucket(ctx, r.member, &w, &r.buckets[ref.bucket])
 		})
 	}
 	return g.Wait()
 }
 
 // scanBucket adds the entries of one bucket. It stops where the entries of the current lap of the ring end.
-func (s *scanner) scanBucket(ctx context.Context, member int, w *window) error {
+func (s *scanner) scanBucket(ctx context.Context, member int, w *window, bucket *peeked) error {
 	var newest uint64
 	sawBad := false
 	for off := w.start; off+jsetHeadBytes <= w.end; {
@@ -265,6 +293,7 @@ func (s *scanner) scanBucket(ctx context.Context, member int, w *window) error {
 		if seq < newest {
 			return nil
 		}
+		bucket.newest = max(bucket.newest, seq)
 		size := jsetHeadBytes + 8*int64(binary.LittleEndian.Uint32(b[jsetU64sAt:]))
 		var entry *ondisk.Jset
 		if size <= w.end-off && size <= ondisk.MaxJsetBytes {
@@ -288,6 +317,7 @@ func (s *scanner) scanBucket(ctx context.Context, member int, w *window) error {
 			newest = seq
 			c.Good, c.Flush, c.LastSeq = true, !entry.NoFlush(), entry.LastSeq
 			off += (size + int64(s.cfg.BlockSize) - 1) / int64(s.cfg.BlockSize) * int64(s.cfg.BlockSize)
+			bucket.end = off - w.start
 		}
 		s.add(c)
 	}
