@@ -18,6 +18,12 @@ func (o Option) IsSize() bool { return o.kind == optSectors || o.kind == optSect
 // IsTarget reports whether the value is a device or a label.
 func (o Option) IsTarget() bool { return o.kind == optTarget }
 
+// Limited is the option with a smaller largest value.
+func (o Option) Limited(most uint64) Option {
+	o.max = most
+	return o
+}
+
 // Choices are the names that the value is one of, nil if it is none. Those of compression may have a level behind them.
 func (o Option) Choices() []string {
 	if o.kind == optCompression {
@@ -92,7 +98,7 @@ func (o Option) wanted() error {
 			power = ", a power of two"
 		}
 		if o.max > 0 {
-			return fmt.Errorf("want a size from %s to %s%s", SizeText(o.min), SizeText(o.max), power)
+			return fmt.Errorf("want a size from %s to %s%s", SizeText(max(o.min, SectorSize)), SizeText(o.max), power)
 		}
 		return fmt.Errorf("want a size%s", power)
 	}

@@ -130,18 +130,11 @@ var limits113 = map[string]uint64{
 // ParseOption reads a value of an option and checks that a filesystem of sb's version may have it. Targets are labels, or
 // indexes of devices, as [ondisk.Superblock.TargetText] writes them.
 func ParseOption(sb *ondisk.Superblock, o Option, text string) (uint64, error) {
-	v, err := sb.ParseOption(o.Option, text)
-	if err != nil {
-		return 0, err
+	stored := o.Option
+	if most, ok := limits113[o.Name]; ok && sb.Version <= ondisk.VersionDefault {
+		stored = stored.Limited(most)
 	}
-	if most, ok := limits113[o.Name]; ok && sb.Version <= ondisk.VersionDefault && v > most {
-		shown := fmt.Sprint(most)
-		if o.IsSize() {
-			shown = ondisk.SizeText(most)
-		}
-		return 0, fmt.Errorf("%s=%s: version %v allows at most %s", o.Name, text, sb.Version, shown)
-	}
-	return v, nil
+	return sb.ParseOption(stored, text)
 }
 
 // SetOption stores an option in the superblock of an existing filesystem and marks the features that it makes use of.
