@@ -61,7 +61,7 @@ func newFormatCmd(a *app) *cobra.Command {
 	f.flags.SetNormalizeFunc(upstreamNames)
 	for _, o := range super.Options() {
 		if o.Format {
-			f.values.register(f.flags, o)
+			f.values.register(f.flags, o, ondisk.VersionDefault)
 		}
 	}
 	f.registerOwn()
@@ -301,8 +301,8 @@ func formatError(paths []string, err error) error {
 // optionFlags are the values of options of the filesystem that were given, by name.
 type optionFlags map[string]string
 
-// register adds the flag of an option.
-func (v optionFlags) register(s *pflag.FlagSet, o super.Option) {
+// register adds the flag of an option, which has the limits of a version.
+func (v optionFlags) register(s *pflag.FlagSet, o super.Option, version ondisk.MetadataVersion) {
 	usage := o.Help
 	if choices := o.Choices(); choices != nil {
 		usage += ": " + strings.Join(choices, ", ")
@@ -310,7 +310,7 @@ func (v optionFlags) register(s *pflag.FlagSet, o super.Option) {
 	if o.Default != "" && o.Default != "none" {
 		usage += " (default " + o.Default + ")"
 	}
-	flag := s.VarPF(&optionFlag{v, o}, o.Name, "", usage)
+	flag := s.VarPF(&optionFlag{v, o, version}, o.Name, "", usage)
 	if o.IsBool() {
 		flag.NoOptDefVal = "1"
 	}
@@ -318,8 +318,9 @@ func (v optionFlags) register(s *pflag.FlagSet, o super.Option) {
 
 // optionFlag is the flag of an option.
 type optionFlag struct {
-	values optionFlags
-	o      super.Option
+	values  optionFlags
+	o       super.Option
+	version ondisk.MetadataVersion // whose limits hold
 }
 
 func (f *optionFlag) String() string { return "" }
@@ -346,7 +347,7 @@ func (f *optionFlag) Set(text string) error {
 		}
 	}
 	if !f.o.IsTarget() {
-		sb := &ondisk.Superblock{Version: ondisk.VersionMax}
+		sb := &ondisk.Superblock{Version: f.version}
 		if _, err := super.ParseOption(sb, f.o, text); err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ func newSetOptionCmd(a *app) *cobra.Command {
 	f.SetNormalizeFunc(upstreamNames)
 	for _, o := range super.Options() {
 		if o.Mount {
-			s.values.register(f, o)
+			s.values.register(f, o, ondisk.VersionMax)
 			flag := f.Lookup(o.Name)
 			flag.Usage = o.Help // defaults are of no matter here
 		}

@@ -247,11 +247,11 @@ func (p *probe) partitions() {
 	if !p.has(510, boot) {
 		return
 	}
-	f := Found{What: "a boot sector", Offset: 510, Len: int64(len(boot))}
+	f := Found{What: "a boot sector", Todo: todo, Offset: 510, Len: int64(len(boot))}
 	table := p.at(446, 64)
 	for i := 0; i < len(table); i += 16 {
 		if status, kind := table[i], table[i+4]; kind != 0 && status&0x7f == 0 {
-			f.What, f.Todo = "a disk with a partition table", todo
+			f.What = "a disk with a partition table"
 		}
 	}
 	p.add(f)
