@@ -31,6 +31,16 @@ func loopDevice(t *testing.T, size int64) string {
 	return path
 }
 
+// backingFile returns the file behind a loop device.
+func backingFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(path), "loop/backing_file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
 func TestBlockDevice(t *testing.T) {
 	const size = 1<<20 + 3*SectorSize
 	path := loopDevice(t, size)
@@ -66,6 +76,21 @@ func TestBlockDevice(t *testing.T) {
 			t.Errorf("discard: %v", err)
 		}
 		d.Close()
+	}
+
+	// The loop device hands discards on to its file.
+	var before, after unix.Stat_t
+	backing := backingFile(t, path)
+	d, err := OpenFile(path, FileOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(d.WriteAt(t.Context(), content, 0), d.Flush(t.Context()), unix.Stat(backing, &before),
+		d.Discard(t.Context(), 0, 512<<10), unix.Stat(backing, &after), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if after.Blocks > before.Blocks-512 {
+		t.Errorf("the file behind had %d blocks and has %d after a discard of 1024", before.Blocks, after.Blocks)
 	}
 
 	found, err := Scan([]string{path})
