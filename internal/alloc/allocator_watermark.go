@@ -1,6 +1,9 @@
 package alloc
 
-import "github.com/go-bcachefs/bcachefs/internal/ondisk"
+import (
+	"github.com/go-bcachefs/bcachefs/internal/journal"
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+)
 
 // BtreeNodeReserve is the number of btree nodes that a filesystem must always be able to make: two splits of all levels of a
 // btree, and a bit (BTREE_NODE_RESERVE).
@@ -60,26 +63,15 @@ func openLimit(w Watermark, size int) int {
 }
 
 // Watermark says how urgent a request is, and so how deep it may go into the reserves.
-type Watermark uint8
+type Watermark = journal.Watermark
 
-// Watermarks in ascending order (enum bch_watermark).
+// Watermarks in ascending order.
 const (
-	WatermarkStripe Watermark = iota
-	WatermarkNormal
-	WatermarkCopygc
-	WatermarkBtree
-	WatermarkBtreeCopygc
-	WatermarkReclaim
-	WatermarkInteriorUpdates
-
-	NumWatermarks = iota
+	WatermarkStripe          = journal.WatermarkStripe
+	WatermarkNormal          = journal.WatermarkNormal
+	WatermarkCopygc          = journal.WatermarkCopygc
+	WatermarkBtree           = journal.WatermarkBtree
+	WatermarkBtreeCopygc     = journal.WatermarkBtreeCopygc
+	WatermarkReclaim         = journal.WatermarkReclaim
+	WatermarkInteriorUpdates = journal.WatermarkInteriorUpdates
 )
-
-var watermarkNames = [NumWatermarks]string{"stripe", "normal", "copygc", "btree", "btree_copygc", "reclaim", "interior_updates"}
-
-func (w Watermark) String() string {
-	if int(w) < len(watermarkNames) {
-		return watermarkNames[w]
-	}
-	return "(unknown watermark)"
-}

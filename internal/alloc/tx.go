@@ -4,32 +4,28 @@ import (
 	"context"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/trans"
 )
 
 // ReadFlags say what a read within a transaction locks and sees.
-type ReadFlags uint8
+type ReadFlags = trans.ReadFlags
 
-// Flags of reads.
+// Flags of reads. Whatever decides that a bucket may be handed out reads with Committed (invariant I3): the claim outlives the
+// transaction, its pending updates may not.
 const (
-	// ForUpdate locks the position for intent rather than shared: the caller means to update it in this transaction.
-	ForUpdate ReadFlags = 1 << iota
-	// Committed hides the transaction's own pending updates. Whatever decides that a bucket may be handed out reads this way
-	// (invariant I3): the claim outlives the transaction, its pending updates may not.
-	Committed
-	// Slots makes [Tx.Scan] report holes too.
-	Slots
+	ForUpdate = trans.ForUpdate
+	Committed = trans.Committed
+	Slots     = trans.Slots
 )
 
 // UpdateFlags say how an update within a transaction is made.
-type UpdateFlags uint8
+type UpdateFlags = trans.UpdateFlags
 
-// Flags of updates. Those that triggers look at are handed on to them.
+// Flags of updates. Those that triggers look at are handed on to them. With BucketInvalidate what the bucket's cached pointers held
+// leaves the accounting with this update, since pointers that are dropped later no longer count.
 const (
-	// NoTriggers makes the update bypass transactional triggers: the caller has made all other updates that belong to it.
-	NoTriggers UpdateFlags = 1 << iota
-	// BucketInvalidate marks an update of an alloc key that makes the bucket's cached pointers stale: what they held leaves the
-	// accounting with this update, since the pointers that are dropped later no longer count.
-	BucketInvalidate
+	NoTriggers       = trans.NoTriggers
+	BucketInvalidate = trans.BucketInvalidate
 )
 
 // Tx is what allocation needs of a transaction. It is used by one goroutine. An error of its methods, in particular one that
