@@ -241,9 +241,6 @@ func (a *Accounting) Loaded() {
 		for p, c := range s.m {
 			if c.v[0].Load()|c.v[1].Load()|c.v[2].Load() == 0 {
 				delete(s.m, p)
-				if dt, ok := a.devCounter(&p); ok {
-					dt.Store(nil)
-				}
 			}
 		}
 		s.mu.Unlock()

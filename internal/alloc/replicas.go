@@ -118,8 +118,8 @@ func (t *ReplicasTable) Retain(ctx context.Context, keep func(r *ondisk.Replicas
 	})
 }
 
-// change replaces the list by one that fn has changed, if it has. A set is listed for [ReplicasTable.Listed] only once the superblock was written,
-// and one that is dropped is not listed any more before that.
+// change replaces the list by one that fn has changed, if it has. A set counts as listed only once the superblock was written, and one that is
+// dropped no more before that.
 func (t *ReplicasTable) change(ctx context.Context, fn func(sets map[replicasKey]struct{}) bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -140,8 +140,7 @@ func (t *ReplicasTable) change(ctx context.Context, fn func(sets map[replicasKey
 	t.sets.Store(&both)
 	if t.write != nil {
 		if err := t.write(ctx, sorted(sets)); err != nil {
-			t.sets.Store(&old)
-			return err
+			return err // some superblocks may have been written: what either list lacks does not count
 		}
 	}
 	t.sets.Store(&sets)

@@ -74,7 +74,17 @@ func TestReplicasTable(t *testing.T) {
 			t.Errorf("%+v is listed", r)
 		}
 	}
-	if err := table.Retain(ctx, func(r *ondisk.Replicas) bool { return r.DataType != ondisk.DataUser }); err != nil || table.Listed(&user) ||
+	notUser := func(r *ondisk.Replicas) bool { return r.DataType != ondisk.DataUser }
+	fail = errors.New("one superblock was written, another was not")
+	if err := table.Retain(ctx, notUser); !errors.Is(err, fail) || table.Listed(&user) || !table.Listed(&btree) {
+		t.Errorf("dropping while writing fails: %v, listed %v", err, table.Listed(&user))
+	}
+	fail, written = nil, written[:3]
+	if err := table.Add(ctx, &user); err != nil || len(written) != 4 {
+		t.Errorf("adding it again: %v", err)
+	}
+	written = written[:3]
+	if err := table.Retain(ctx, notUser); err != nil || table.Listed(&user) ||
 		!table.Listed(&btree) || len(written) != 4 || len(written[3]) != 2 {
 		t.Errorf("dropping: %v, written %v", err, written)
 	}

@@ -68,7 +68,7 @@ func (t *Triggers) inode(tx Tx, s *scratch, old, k *ondisk.Key) error {
 		return err
 	}
 	if delta > 0 {
-		has, err := t.hasChildInodes(tx, k.Pos, ondisk.Pos{})
+		has, err := t.hasChildInodes(tx, k.Pos)
 		if err != nil || has {
 			return err
 		}
@@ -99,7 +99,7 @@ func (t *Triggers) parentHasChildren(tx Tx, pos ondisk.Pos, has bool) error {
 			continue
 		}
 		if !has {
-			if has, err = t.hasChildInodes(tx, k.Pos, pos); err != nil {
+			if has, err = t.hasChildInodes(tx, k.Pos); err != nil {
 				return err
 			}
 		}
@@ -112,14 +112,14 @@ func (t *Triggers) parentHasChildren(tx Tx, pos ondisk.Pos, has bool) error {
 	return nil
 }
 
-// hasChildInodes reports whether there are versions of an inode in snapshots below pos, except that at not.
-func (t *Triggers) hasChildInodes(tx Tx, pos, not ondisk.Pos) (bool, error) {
+// hasChildInodes reports whether there are versions of an inode in snapshots below pos.
+func (t *Triggers) hasChildInodes(tx Tx, pos ondisk.Pos) (bool, error) {
 	if !t.cfg.Snapshots.HasChildren(pos.Snapshot) || pos.Snapshot == 0 {
 		return false, nil
 	}
 	var below []ondisk.Pos
 	err := tx.Scan(ondisk.BtreeInodes, pos.WithSnapshot(0), pos.Prev(), 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
-		if k.Pos != not && isInode(&k) && t.cfg.Snapshots.IsAncestor(pos.Snapshot, k.Pos.Snapshot) {
+		if isInode(&k) && t.cfg.Snapshots.IsAncestor(pos.Snapshot, k.Pos.Snapshot) {
 			below = append(below, k.Pos)
 		}
 		return len(below) < math.MaxInt16, nil

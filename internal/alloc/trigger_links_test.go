@@ -72,9 +72,11 @@ func TestReflink(t *testing.T) {
 
 	// The first extent is split by a move of data. The pointers to it, with their pads, still refer to both parts.
 	e.set(ondisk.BtreeReflink, indirectKey(100, 60, 2, ptr(0, 9, 40, 0)), indirectKey(40, 40, 2, ptr(0, 9, 0, 0)))
+	e.set(ondisk.BtreeReflink, indirectKey(150, 5, 2, ptr(0, 9, 145, 0)), indirectKey(145, 45, 2, ptr(0, 9, 100, 0)))
 	kb, _ := e.fs.Key(ondisk.BtreeExtents, b.Pos)
 	e.set(ondisk.BtreeExtents, deleted(kb))
-	wantLines(t, "after deleting a pointer", e.refs(), "0-40 reflink_v x1", "40-100 reflink_v x1", "100-150 reflink_v x1", "150-158 indirect_inline_data x2")
+	wantLines(t, "after deleting a pointer", e.refs(), "0-40 reflink_v x1", "40-100 reflink_v x1", "100-145 reflink_v x1", "145-150 reflink_v x1",
+		"150-158 indirect_inline_data x2")
 	e.set(ondisk.BtreeExtents, deleted(a), deleted(c))
 	wantLines(t, "after deleting all", e.refs())
 	e.discardAll()
@@ -179,8 +181,13 @@ func TestInodeTrigger(t *testing.T) {
 	del := func(snapshot uint32) {
 		e.set(ondisk.BtreeInodes, ondisk.Key{Type: ondisk.KeyWhiteout, Pos: ondisk.Pos{Offset: 4096, Snapshot: snapshot}})
 	}
+	del(70) // 60 is less than 90, but not below it
+	if hasChild(90) || !hasChild(100) {
+		t.Error("flags after the only version below 90 is gone")
+	}
+	e.set(ondisk.BtreeInodes, inodeKey(4096, 70, 0))
 	del(60)
-	if !hasChild(100) {
+	if !hasChild(100) || !hasChild(90) {
 		t.Error("one of two branches is left")
 	}
 	// Both that are left go in one commit.
@@ -262,7 +269,7 @@ func TestStripe(t *testing.T) {
 			t.Errorf("second stripe on the buckets: %v", err)
 		}
 		e.set(ondisk.BtreeExtents, testExtent(3, 8, 8, snap, ptr(2, 50, 0, 0)))
-		if err := e.trySet(ondisk.BtreeStripes, stripeKey(8, 50, 3, 1)); !errors.Is(err, ErrInconsistent) || !strings.Contains(err.Error(), "parity") {
+		if err := e.trySet(ondisk.BtreeStripes, stripeKey(8, 50, 3, 1)); !errors.Is(err, ErrInconsistent) || !strings.Contains(err.Error(), "is to hold parity") {
 			t.Errorf("data in the bucket of parity: %v", err)
 		}
 		e.set(ondisk.BtreeExtents, ondisk.Key{Type: ondisk.KeyDeleted, Pos: ondisk.Pos{Inode: 3, Offset: 8, Snapshot: snap}})

@@ -364,6 +364,8 @@ func TestTriggerAlloc(t *testing.T) {
 		{name: "oldest raised", from: ondisk.Alloc{DataType: ondisk.DataNeedGCGens, Gen: 96},
 			do:   func(a *ondisk.Alloc) { a.OldestGen = 90 },
 			want: ondisk.Alloc{DataType: ondisk.DataFree, Gen: 96, OldestGen: 90}},
+		{name: "oldest raised while free", from: ondisk.Alloc{Gen: 40, OldestGen: 10}, do: func(a *ondisk.Alloc) { a.OldestGen = 35 },
+			want: ondisk.Alloc{Gen: 40, OldestGen: 35}},
 		{name: "dirty to cached", from: ondisk.Alloc{DataType: ondisk.DataUser, DirtySectors: 10, JournalSeqNonempty: 3},
 			do:   func(a *ondisk.Alloc) { a.DirtySectors, a.CachedSectors = 0, 10 },
 			want: ondisk.Alloc{DataType: ondisk.DataCached, CachedSectors: 10, IOTime: [2]uint64{100}, JournalSeqNonempty: 3}},
@@ -544,6 +546,8 @@ func TestPointerChecks(t *testing.T) {
 			other := ondisk.Backpointer{Btree: ondisk.BtreeInodes, Level: 1, BucketLen: 512, Pos: ondisk.Pos{Inode: 1, Offset: 2, Snapshot: 3}}
 			e.fs.SetKey(ondisk.BtreeBackpointers, ondisk.Key{Type: ondisk.KeyBackpointer, Pos: ondisk.BackpointerPos(0, 20*512, 0, 10), Val: other.Encode()})
 			k := testExtent(5000, 8, 8, snap, c.ptr)
+			own := ondisk.Backpointer{Btree: ondisk.BtreeExtents, Pos: k.Pos} // of another pointer of the key, which is no other owner
+			e.fs.SetKey(ondisk.BtreeBackpointers, ondisk.Key{Type: ondisk.KeyBackpointer, Pos: ondisk.BackpointerPos(0, 20*512+500, 0, 10), Val: own.Encode()})
 			err := e.trySet(ondisk.BtreeExtents, k)
 			var be *BucketError
 			switch {
@@ -672,9 +676,12 @@ func TestExtentAccounting(t *testing.T) {
 				"replicas cached 1 [1] [16]", "replicas user 1 [0] [16]"}},
 		{name: "compressed as it is to be", key: testExtent(1, 16, 16, 0, crc(compress.Zstd, 16, 8, 0), ptr(0, 9, 0, 0), rebalance(3|5<<4, 0)),
 			want: []string{"compression zstd [1 16 8]", "dev 0 free [-1]", "dev 0 user [1 8 504]", "inum 1 [1 16 8]", "replicas user 1 [0] [8]"}},
-		{name: "to be moved", key: testExtent(1, 16, 16, 0, ptr(0, 9, 0, 0), ptr(1, 9, 0, 0), rebalance(0, 260)), work: true,
-			want: []string{"dev 0 free [-1]", "dev 0 user [1 16 496]", "dev 1 free [-1]", "dev 1 user [1 16 496]", "inum 1 [1 16 32]", "rebalance_work [16]",
-				"replicas user 1 [0 1] [32]"}},
+		{name: "partly incompressible", key: testExtent(1, 16, 16, 0, ptr(0, 9, 0, 0), crc(compress.Incompressible, 16, 16, 0), ptr(1, 9, 0, 0), rebalance(3, 0)),
+			want: []string{"compression incompressible [1 16 16]", "dev 0 free [-1]", "dev 0 user [1 16 496]", "dev 1 free [-1]", "dev 1 user [1 16 496]",
+				"inum 1 [1 16 32]", "replicas user 1 [0 1] [32]"}},
+		{name: "to be moved", key: testExtent(1, 16, 16, 0, ptr(0, 9, 0, 0), ptr(1, 9, 0, 0), cachedPtr(2, 9, 0, 0), rebalance(0, 260)), work: true,
+			want: []string{"dev 0 free [-1]", "dev 0 user [1 16 496]", "dev 1 free [-1]", "dev 1 user [1 16 496]", "dev 2 cached [1 16 496]", "dev 2 free [-1]",
+				"inum 1 [1 16 32]", "rebalance_work [16]", "replicas cached 1 [2] [16]", "replicas user 1 [0 1] [32]"}},
 		{name: "to be moved to nowhere", key: testExtent(1, 16, 16, 0, ptr(0, 9, 0, 0), rebalance(0, 261)),
 			want: []string{"dev 0 free [-1]", "dev 0 user [1 16 496]", "inum 1 [1 16 16]", "replicas user 1 [0] [16]"}},
 		{name: "reservation", key: ondisk.Key{Type: ondisk.KeyReservation, Pos: ondisk.Pos{Inode: 1, Offset: 16, Snapshot: snap}, Size: 16, Val: reservation.Encode()},
