@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -23,6 +24,14 @@ type replay struct {
 	devs alloc.Devices
 	disk map[ondisk.Pos]ondisk.Alloc // alloc keys of the image
 	open map[ondisk.Pos]bool         // buckets that were open when they were emptied
+
+	nodes []nodePtr // all pointers to nodes
+}
+
+type nodePtr struct {
+	btree ondisk.BtreeID
+	level uint8
+	key   ondisk.Key
 }
 
 // TestReplayGolden inserts all pointers of images of the real driver into an empty filesystem and compares what the triggers made of them with
@@ -53,6 +62,7 @@ func TestReplayGolden(t *testing.T) {
 			r.history()
 			r.insert()
 			r.compare()
+			r.remove()
 		})
 	}
 	if n == 0 {
@@ -204,7 +214,6 @@ func (r *replay) insert() {
 		r.fs.SetKey(ondisk.BtreeReflink, k)
 	}
 	for _, k := range r.keys(ondisk.BtreeExtents, 0) {
-		r.fs.Transactional = r.tr.Transactional
 		r.update(func(tx alloc.Tx) error { return tx.Update(ondisk.BtreeExtents, k, 0) })
 	}
 	for _, id := range r.img.Reader.Btrees() {
@@ -214,6 +223,7 @@ func (r *replay) insert() {
 		}
 		nodes := func(level uint8, keys ...ondisk.Key) {
 			for _, k := range keys {
+				r.nodes = append(r.nodes, nodePtr{id, level, k})
 				if err := r.fs.Update(func(tx *alloc.FakeTx) error {
 					tx.UpdateNode(id, level, ondisk.Key{Type: ondisk.KeyDeleted, Pos: k.Pos}, k)
 					return nil
@@ -225,6 +235,40 @@ func (r *replay) insert() {
 		nodes(root.Level+1, root.Key)
 		for level := root.Level; level > 0; level-- {
 			nodes(level, r.keys(id, level)...)
+		}
+	}
+}
+
+// remove deletes all data again, in any order, and checks that nothing of it is counted any more.
+func (r *replay) remove() {
+	for _, id := range []ondisk.BtreeID{ondisk.BtreeExtents, ondisk.BtreeInodes, ondisk.BtreeReflink, ondisk.BtreeStripes} {
+		keys := r.fs.Keys(id) // of reflink none is left then
+		if id == ondisk.BtreeReflink && len(keys) != 0 {
+			r.t.Errorf("%d indirect extents nothing refers to", len(keys))
+		}
+		rand.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+		for _, k := range keys {
+			r.update(func(tx alloc.Tx) error {
+				return tx.Update(id, ondisk.Key{Type: ondisk.KeyDeleted, Pos: k.Pos}, 0)
+			})
+		}
+	}
+	for _, n := range r.nodes {
+		if err := r.fs.Update(func(tx *alloc.FakeTx) error {
+			tx.UpdateNode(n.btree, n.level, n.key, ondisk.Key{Type: ondisk.KeyDeleted, Pos: n.key.Pos})
+			return nil
+		}); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	for p, c := range r.fs.Accounting() {
+		if p.Type != ondisk.AccountingDevDataType || !p.DataType.IsEmpty() && p.DataType != ondisk.DataSB && p.DataType != ondisk.DataJournal {
+			r.t.Errorf("all data is deleted, but there is %s", counter(&p, c))
+		}
+	}
+	for _, id := range []ondisk.BtreeID{ondisk.BtreeBackpointers, ondisk.BtreeLRU, ondisk.BtreeReconcileWork, ondisk.BtreeDeletedInodes} {
+		if n := len(r.fs.Keys(id)); n != 0 {
+			r.t.Errorf("all data is deleted, but there are %d keys in %v", n, id)
 		}
 	}
 }
