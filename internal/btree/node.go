@@ -84,6 +84,19 @@ func (r *Reader) nodeSlow(ctx context.Context, id nodeID, c child) (*entry, erro
 	return r.cache.get(ctx, id, func(ctx context.Context) (*ondisk.Node, error) { return r.readNode(ctx, &c) })
 }
 
+// ReadNode reads the node of a level that a pointer leads to, whatever the cache has of it, for who keeps nodes of their own.
+func (r *Reader) ReadNode(ctx context.Context, btree ondisk.BtreeID, level uint8, ptr ondisk.Key) (*ondisk.Node, error) {
+	c, err := makeChild(btree, level, ptr)
+	if err != nil {
+		return nil, err
+	}
+	n, err := r.readNode(ctx, &c)
+	if err != nil && ctx.Err() == nil {
+		return nil, c.damaged(c.ptr.Min, err)
+	}
+	return n, err
+}
+
 // readNode reads a node from the first replica that is faultless, else from the usable one with the fewest problems. If none
 // is usable and the configuration asks for it, the intact parts of one are used.
 func (r *Reader) readNode(ctx context.Context, c *child) (*ondisk.Node, error) {

@@ -46,7 +46,7 @@ func (o *Options) openDevice(path string) (blockdev.Device, error) {
 	if o.OpenDevice != nil {
 		return o.OpenDevice(path)
 	}
-	return blockdev.OpenFile(path, blockdev.FileOptions{ReadOnly: true})
+	return blockdev.OpenFile(path, blockdev.FileOptions{ReadOnly: !o.Write})
 }
 
 // exists tells paths for splitDevices; with OpenDevice names need not be those of files.

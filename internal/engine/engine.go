@@ -49,6 +49,8 @@ type Options struct {
 	Degraded bool
 	// VeryDegraded allows that data or metadata is absent.
 	VeryDegraded bool
+	// Write opens the devices for writing, and for this program alone, so that [FS.GoReadWrite] may follow. Nothing is written before.
+	Write bool
 	// NoRecovery ignores the journal of a filesystem that was not shut down properly, as far as that is possible: the
 	// newest entry's roots are used, without the keys. What is seen is old and may not fit together.
 	NoRecovery bool
@@ -101,6 +103,7 @@ type FS struct {
 	Key       *crypt.Key        // nil if the filesystem is not encrypted
 
 	opts     Options
+	rings    map[uint8]journal.Ring // where the journal of each member ends, if it was read
 	want     ondisk.NodeWant
 	validate ondisk.ValidateContext
 	byIndex  [256]*Member

@@ -13,18 +13,29 @@ import (
 type fresh struct {
 	hash strhash.Type
 	uuid [16]byte
+	time int64 // when it was mounted first, as inodes have it; 0 is when it was formatted
 }
 
-// overlay returns the keys that the first mount would create, so far as they can be seen: one subvolume with one snapshot, its
-// root directory and lost+found. Nothing of it is written; it exists as long as the filesystem is open.
+// overlay returns the keys that the first mount would create. Nothing of it is written; it exists as long as the filesystem is open.
 func (f *fresh) overlay() *journal.Overlay {
+	var b journal.OverlayBuilder
+	_ = f.keys(func(id ondisk.BtreeID, k ondisk.Key) error {
+		b.Add(id, 0, k)
+		return nil
+	})
+	return b.Build()
+}
+
+// keys calls fn with the keys that the first mount creates, so far as they can be seen: one subvolume with one snapshot, its
+// root directory and lost+found.
+func (f *fresh) keys(fn func(id ondisk.BtreeID, k ondisk.Key) error) error {
 	const (
 		rootSnapshot = math.MaxUint32
 		lostInum     = ondisk.RootInum + 1
 		dir          = ondisk.DTDir << 12
 	)
 	lostName := []byte("lost+found")
-	// Times are left at 0, which is when it was formatted. Any seed will do, but it should not change from one opening to the next.
+	// Any seed will do, but it should not change from one opening to the next.
 	seed := sha256.Sum256(f.uuid[:])
 	root := ondisk.Inode{HashType: uint8(f.hash), HashSeed: [8]byte(seed[:8]), Mode: dir | 0o755, NlinkRaw: 1,
 		Subvol: ondisk.RootSubvol}
@@ -35,9 +46,14 @@ func (f *fresh) overlay() *journal.Overlay {
 	subvol := ondisk.Subvolume{Snapshot: rootSnapshot, Inode: ondisk.RootInum}
 	tree := ondisk.SnapshotTree{MasterSubvol: ondisk.RootSubvol, RootSnapshot: rootSnapshot}
 
-	var b journal.OverlayBuilder
+	for _, in := range []*ondisk.Inode{&root, &lost} {
+		in.Atime, in.Ctime, in.Mtime, in.Otime = f.time, f.time, f.time, f.time
+	}
+	var err error
 	add := func(id ondisk.BtreeID, t ondisk.KeyType, p ondisk.Pos, val []byte) {
-		b.Add(id, 0, ondisk.Key{Type: t, Pos: p, Val: val})
+		if err == nil {
+			err = fn(id, ondisk.Key{Type: t, Pos: p, Val: val})
+		}
 	}
 	add(ondisk.BtreeSnapshotTrees, ondisk.KeySnapshotTree, ondisk.Pos{Offset: 1}, tree.Encode())
 	add(ondisk.BtreeSnapshots, ondisk.KeySnapshot, ondisk.Pos{Offset: rootSnapshot}, snapshot.Encode())
@@ -48,5 +64,5 @@ func (f *fresh) overlay() *journal.Overlay {
 		ondisk.EncodeInodeV3(&lost))
 	add(ondisk.BtreeDirents, ondisk.KeyDirent,
 		ondisk.Pos{Inode: ondisk.RootInum, Offset: lost.DirOffset, Snapshot: rootSnapshot}, dirent.Encode())
-	return b.Build()
+	return err
 }

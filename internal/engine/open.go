@@ -206,6 +206,10 @@ func (fs *FS) readJournal(ctx context.Context) (*journal.Contents, error) {
 	for _, p := range scan.Problems {
 		fs.message("%s", p)
 	}
+	fs.rings = map[uint8]journal.Ring{}
+	for i, r := range scan.Rings {
+		fs.rings[cfg.Members[i].Index] = r
+	}
 	sel := journal.Select(scan.Candidates, cfg.Blacklist, cfg.Degraded)
 	for _, p := range sel.Problems {
 		fs.message("%s", p)
