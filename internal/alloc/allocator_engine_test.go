@@ -23,7 +23,7 @@ type testEngine struct {
 	manual  bool
 	durable atomic.Uint64
 	flushes atomic.Int64
-	failing atomic.Bool // Update fails
+	failing atomic.Bool // commits of discards fail
 
 	// update makes updates come one after the other: a FakeFS locks the slots of alloc keys, but no leaves of freespace.
 	update sync.Mutex
@@ -48,8 +48,8 @@ func (e *testEngine) View(ctx context.Context, fn func(tx Tx) error) error {
 	}
 }
 
-func (e *testEngine) Update(ctx context.Context, _ Watermark, fn func(tx Tx) error) error {
-	if e.failing.Load() {
+func (e *testEngine) Update(ctx context.Context, w Watermark, fn func(tx Tx) error) error {
+	if w == WatermarkReclaim && e.failing.Load() {
 		return errTestEngine
 	}
 	e.update.Lock()

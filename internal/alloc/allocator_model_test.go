@@ -149,7 +149,7 @@ func manyTasks(t *testing.T, early bool, fault Fault, long time.Duration) (alloc
 	if err := e.check(a); err != nil {
 		t.Error(err)
 	}
-	if fault == 0 && n.Load() < 50 {
+	if fault == 0 && n.Load() < 10 {
 		t.Errorf("only %d allocations", n.Load())
 	}
 	return n.Load(), nil

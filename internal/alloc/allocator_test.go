@@ -267,10 +267,10 @@ func TestWorkersFail(t *testing.T) {
 		}
 		al.Done(t.Context())
 	}
+	e.failing.Store(true)
 	if err := e.remove(t.Context(), 1, 64); err != nil {
 		t.Fatal(err)
 	}
-	e.failing.Store(true)
 	if err := a.AllocSectors(t.Context(), req, &al); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("got %v", err)
 	}

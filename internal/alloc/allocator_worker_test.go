@@ -83,7 +83,7 @@ func TestStopEndsWaiting(t *testing.T) {
 
 // TestDiscardsAreLimited: without hurry so many a second, if somebody waits all at once.
 func TestDiscardsAreLimited(t *testing.T) {
-	a, e := newTestAllocator(t, testConfig{devs: []testDevice{{buckets: 200, size: 64}}, cfg: Config{DiscardsPerSecond: 100}})
+	a, e := newTestAllocator(t, testConfig{devs: []testDevice{{buckets: 200, size: 64}}, cfg: Config{DiscardsPerSecond: 20}})
 	ctx := t.Context()
 	empty := func(from uint64) {
 		for i := from; i < from+5; i++ {
@@ -105,17 +105,17 @@ func TestDiscardsAreLimited(t *testing.T) {
 	if n, err := a.DiscardRound(ctx, false); n != 5 || err != nil {
 		t.Fatal(n, err)
 	}
-	if took := time.Since(begin); took < 35*time.Millisecond {
+	if took := time.Since(begin); took < 200*time.Millisecond {
 		t.Errorf("5 discards took %v", took)
 	}
 	empty(10)
-	short, cancel := context.WithTimeout(ctx, 15*time.Millisecond)
+	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()
 	if n, err := a.DiscardRound(short, false); n == 5 || !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(n, err)
 	}
 	begin = time.Now()
-	if n, err := a.DiscardRound(ctx, true); n == 0 || err != nil || time.Since(begin) > 20*time.Millisecond {
+	if n, err := a.DiscardRound(ctx, true); n == 0 || err != nil || time.Since(begin) > 150*time.Millisecond {
 		t.Error(n, err, time.Since(begin))
 	}
 	if err := e.check(a); err != nil {
