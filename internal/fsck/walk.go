@@ -9,10 +9,12 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
-// each calls fn with every key from … to of a level of a btree; what damage hides is passed over. The error is fn's or the context's.
+// each calls fn with every key from … to of a level of a btree; what damage hides is passed over. The key is
+// fn's until it returns. The error is fn's or the context's.
 func (c *checker) each(ctx context.Context, id ondisk.BtreeID, level uint8, from, to ondisk.Pos, fn func(k *ondisk.Key) error) error {
 	n := 0
 	defer func() { c.looked(n) }()
+	var key ondisk.Key // of which fn gets a pointer: one for all keys
 	for k, err := range c.fs.Keys(ctx, id, level, from, to) {
 		if err != nil {
 			if ctx.Err() != nil {
@@ -20,6 +22,7 @@ func (c *checker) each(ctx context.Context, id ondisk.BtreeID, level uint8, from
 			}
 			continue
 		}
+		key = k
 		if n++; n == tick {
 			c.looked(n)
 			n = 0
@@ -27,7 +30,7 @@ func (c *checker) each(ctx context.Context, id ondisk.BtreeID, level uint8, from
 				return err
 			}
 		}
-		if err := fn(&k); err != nil {
+		if err := fn(&key); err != nil {
 			return err
 		}
 	}
@@ -94,7 +97,7 @@ func cut(ends []ondisk.Pos, n int) []posRange {
 type cursor struct {
 	next func() (*ondisk.Key, bool)
 	stop func()
-	key  *ondisk.Key // nil at the end
+	key  *ondisk.Key // nil at the end; valid until advance
 }
 
 // advance moves to the next key.
@@ -110,6 +113,7 @@ func (c *checker) cursor(ctx context.Context, id ondisk.BtreeID, from, to ondisk
 	next, stop := iter.Pull2(c.fs.Keys(ctx, id, 0, from, to))
 	cu := &cursor{stop: stop}
 	n := 0
+	var key ondisk.Key
 	cu.next = func() (*ondisk.Key, bool) {
 		for {
 			k, err, ok := next()
@@ -123,7 +127,8 @@ func (c *checker) cursor(ctx context.Context, id ondisk.BtreeID, from, to ondisk
 				n = 0
 			}
 			if err == nil {
-				return &k, true
+				key = k
+				return &key, true
 			}
 		}
 	}
