@@ -126,9 +126,9 @@ func (a *Allocator) take(ctx context.Context, wp *writePoint, req *Request, out 
 			Offset: d.Sector(ob.bucket) + ondisk.Sector(d.BucketSize-ob.sectorsFree),
 			Dev:    d.Index,
 			Gen:    ob.gen,
-			Cached: req.Cached || d.durability == 0 && ob.dataType == ondisk.DataUser,
+			Cached: req.Cached || d.durability() == 0 && ob.dataType == ondisk.DataUser,
 		}
-		out.Durability += d.durability
+		out.Durability += d.durability()
 		out.obs[out.n] = nil
 		ob.sectorsFree -= sectors
 		last := ob.sectorsFree < a.cfg.BlockSectors

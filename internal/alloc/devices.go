@@ -1,6 +1,7 @@
 package alloc
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
 	"slices"
@@ -36,10 +37,10 @@ const (
 // DevSpace is the space of a device, as the allocator sees it. Its methods are safe for concurrent use.
 type DevSpace struct {
 	*Device
-	disk       blockdev.Device
-	discard    bool
-	durability int
-	hidden     []BucketRange // sorted, apart
+	disk     blockdev.Device
+	discard  atomic.Bool
+	replicas atomic.Int32                  // what a copy on the device counts for
+	hidden   atomic.Pointer[[]BucketRange] // sorted, apart
 
 	// opened counts the open buckets that are free as far as the alloc keys say. It changes under the freelist lock.
 	opened      atomic.Int64
@@ -55,29 +56,39 @@ type DevSpace struct {
 }
 
 func newDevSpace(c *DeviceConfig, nodeSectors uint32) *DevSpace {
-	hidden := slices.Clone(c.Hidden)
-	slices.SortFunc(hidden, func(a, b BucketRange) int { return int(int64(a.First) - int64(b.First)) })
-	return &DevSpace{
+	d := &DevSpace{
 		Device:      c.Device,
 		disk:        c.Disk,
-		discard:     c.Member.Discard(),
-		durability:  int(c.Member.Durability()),
-		hidden:      hidden,
 		nodeReserve: nodeReserveBuckets(c.BucketSize, nodeSectors),
 		start:       max(c.Start, c.FirstBucket),
 		bitmap:      BtreeBitmap{c.Member.BtreeBitmapShift, c.Member.BtreeBitmap},
 	}
+	d.update(c)
+	return d
 }
+
+// update takes over what may change while the device is in use.
+func (d *DevSpace) update(c *DeviceConfig) {
+	hidden := slices.Clone(c.Hidden)
+	slices.SortFunc(hidden, func(a, b BucketRange) int { return cmp.Compare(a.First, b.First) })
+	d.hidden.Store(&hidden)
+	d.discard.Store(c.Member.Discard())
+	d.replicas.Store(int32(c.Member.Durability()))
+}
+
+// durability is how many replicas a copy on the device counts for.
+func (d *DevSpace) durability() int { return int(d.replicas.Load()) }
 
 // isHidden tells whether a bucket holds a superblock or a part of the journal.
 func (d *DevSpace) isHidden(b ondisk.Bucket) bool {
-	i, _ := slices.BinarySearchFunc(d.hidden, b, func(r BucketRange, b ondisk.Bucket) int {
+	hidden := *d.hidden.Load()
+	i, _ := slices.BinarySearchFunc(hidden, b, func(r BucketRange, b ondisk.Bucket) int {
 		if r.End <= b {
 			return -1
 		}
 		return 1
 	})
-	return i < len(d.hidden) && d.hidden[i].First <= b
+	return i < len(hidden) && hidden[i].First <= b
 }
 
 // SetNoUse keeps a bucket from being handed out, or gives it back.
@@ -137,7 +148,8 @@ type spaces struct {
 	largestBucket uint32
 }
 
-// AddDevice adds a device, or changes what is known of one: its open buckets stay as they are.
+// AddDevice adds a device. For one that is there already it changes what its member's slot says and which buckets are hidden; its open
+// buckets stay as they are.
 func (a *Allocator) AddDevice(c DeviceConfig) (*DevSpace, error) {
 	switch {
 	case c.Index >= MaxDevices:
@@ -154,6 +166,7 @@ func (a *Allocator) AddDevice(c DeviceConfig) (*DevSpace, error) {
 				old.BucketSize, d.NBuckets, d.BucketSize)
 		}
 		d = old
+		d.update(&c)
 	}
 	a.members[c.Index] = c.Member
 	a.updateSpaces(func(s *spaces) { s.devs[c.Index] = d })

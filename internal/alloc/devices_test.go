@@ -1,6 +1,7 @@
 package alloc
 
 import (
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -107,6 +108,31 @@ func TestReserves(t *testing.T) {
 	}
 	if got := a.Available(d, WatermarkNormal); got != 1061-156 {
 		t.Errorf("%d", got)
+	}
+}
+
+// TestDeviceChanges: what may change while a device is in use does.
+func TestDeviceChanges(t *testing.T) {
+	a, e := newTestAllocator(t, testConfig{devs: []testDevice{{buckets: 64, size: 64}}})
+	var al Allocation
+	if err := a.AllocSectors(t.Context(), userRequest(8), &al); err != nil {
+		t.Fatal(err)
+	}
+	m := ondisk.Member{NBuckets: 64, BucketSize: 64, Flags: 1<<14 | 1<<ondisk.DataUser<<15 | 3<<28}
+	d, err := a.AddDevice(DeviceConfig{Device: e.devs.Get(0), Member: m, Hidden: []BucketRange{{1, 5}}})
+	if err != nil || d != a.DevSpace(0) || !d.discard.Load() || d.durability() != 2 || !d.isHidden(4) || !a.IsOpen(0, 0) {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if err := a.AllocSectors(t.Context(), userRequest(56), &al); err != nil || al.Durability != 2 {
+		t.Errorf("durability %d, %v", al.Durability, err)
+	}
+	if err := a.AllocSectors(t.Context(), userRequest(56), &al); err != nil || al.Ptrs()[0].Offset != 5*64 {
+		t.Errorf("%+v, %v", al.Ptrs(), err)
+	}
+	req := userRequest(8)
+	req.DataType = ondisk.DataBtree
+	if err := a.AllocSectors(t.Context(), req, &al); !errors.Is(err, ErrInsufficientDevices) {
+		t.Errorf("btree: %v", err)
 	}
 }
 

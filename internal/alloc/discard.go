@@ -129,7 +129,7 @@ func (a *Allocator) discardBucket(ctx context.Context, d *DevSpace, b ondisk.Buc
 		return false, err
 	}
 	defer a.inFlight.end(ondisk.DevBucket(uint16(d.Index), b))
-	if d.discard && d.disk != nil {
+	if d.discard.Load() && d.disk != nil {
 		size := int64(d.BucketSize) * ondisk.SectorSize
 		if err := d.disk.Discard(ctx, int64(d.Sector(b))*ondisk.SectorSize, size); err != nil {
 			return false, err

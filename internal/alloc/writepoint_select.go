@@ -27,15 +27,15 @@ func (s *selection) enough() bool { return s.effective >= s.req.Replicas || s.n 
 
 // takes tells whether a bucket may be added.
 func (s *selection) takes(ob *OpenBucket) bool {
-	return s.left.Has(ob.dev.Index) && ob.dataType == s.req.DataType && ob.sectorsFree >= s.min && (ob.dev.durability > 0 || !s.haveCache)
+	return s.left.Has(ob.dev.Index) && ob.dataType == s.req.DataType && ob.sectorsFree >= s.min && (ob.dev.durability() > 0 || !s.haveCache)
 }
 
 func (s *selection) add(ob *OpenBucket) {
 	s.obs[s.n] = ob
 	s.n++
 	s.left.Remove(ob.dev.Index)
-	s.effective += ob.dev.durability
-	if ob.dev.durability == 0 {
+	s.effective += ob.dev.durability()
+	if ob.dev.durability() == 0 {
 		s.haveCache = true
 	}
 }
@@ -96,7 +96,7 @@ func (a *Allocator) fill(ctx context.Context, wp *writePoint, sp *spaces) error 
 	s.order = wp.clock.order(s.order[:0], s.left)
 	for _, dev := range s.order {
 		d := sp.devs[dev]
-		if d.durability == 0 && s.haveCache || d.BucketSize < s.min {
+		if d.durability() == 0 && s.haveCache || d.BucketSize < s.min {
 			continue
 		}
 		ob, err := a.bucket(ctx, d, &s.br)
@@ -166,11 +166,11 @@ func (a *Allocator) settle(ctx context.Context, wp *writePoint, ok bool) {
 func (s *selection) dropSurplus(drop func(*OpenBucket)) {
 	for i := 0; i < s.n && s.effective > s.req.Replicas; {
 		ob := s.obs[i]
-		if d := ob.dev.durability; d == 0 || s.effective-d < s.req.Replicas {
+		if d := ob.dev.durability(); d == 0 || s.effective-d < s.req.Replicas {
 			i++
 			continue
 		}
-		s.effective -= ob.dev.durability
+		s.effective -= ob.dev.durability()
 		copy(s.obs[i:s.n], s.obs[i+1:s.n])
 		s.n--
 		s.obs[s.n] = nil
