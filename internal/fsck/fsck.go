@@ -20,7 +20,7 @@
 //
 // # Memory and concurrency
 //
-// Memory is bounded by [Options.MemoryBytes] and the findings that are kept by [Options.MaxFindings]: buckets in use take 24 bytes each,
+// Memory is bounded by [Options.MemoryBytes] and the findings that are kept by [Options.MaxFindings]: buckets in use take 20 bytes each,
 // inodes with extents 40 while allocations are counted; backpointers are matched in windows. [Check] may run beside readers of the filesystem
 // and beside itself.
 package fsck
@@ -155,27 +155,28 @@ func (r *Report) Clean() bool { return r.Total == 0 }
 
 // pass is a check. Its run returns errors that keep it from going on: those of the context, and ErrMemory.
 type pass struct {
-	name string
-	run  func(c *checker, ctx context.Context) error
+	name  string
+	run   func(c *checker, ctx context.Context) error
+	alloc bool // it is about allocation information, which filesystems that are never written to may do without
 }
 
 // passes are all passes in the order of the reference.
 var passes = []pass{
-	{"superblock", (*checker).checkSuperblock},
-	{"journal", (*checker).checkJournal},
-	{"check_topology", (*checker).checkTopology},
-	{"accounting_read", (*checker).accountingRead},
-	{"check_allocations", (*checker).checkAllocations},
-	{"check_alloc_info", (*checker).checkAllocInfo},
-	{"check_lrus", (*checker).checkLRUs},
-	{"check_btree_backpointers", (*checker).checkBtreeBackpointers},
-	{"check_backpointers_to_extents", (*checker).checkBackpointersToExtents},
-	{"check_extents_to_backpointers", (*checker).checkExtentsToBackpointers},
-	{"check_alloc_to_lru_refs", (*checker).checkAllocToLRURefs},
-	{"check_snapshot_trees", (*checker).checkSnapshotTrees},
-	{"check_snapshots", (*checker).checkSnapshots},
-	{"check_subvols", (*checker).checkSubvols},
-	{"check_subvol_children", (*checker).checkSubvolChildren},
+	{"superblock", (*checker).checkSuperblock, false},
+	{"journal", (*checker).checkJournal, false},
+	{"check_topology", (*checker).checkTopology, false},
+	{"accounting_read", (*checker).accountingRead, true},
+	{"check_allocations", (*checker).checkAllocations, true},
+	{"check_alloc_info", (*checker).checkAllocInfo, true},
+	{"check_lrus", (*checker).checkLRUs, true},
+	{"check_btree_backpointers", (*checker).checkBtreeBackpointers, true},
+	{"check_backpointers_to_extents", (*checker).checkBackpointersToExtents, true},
+	{"check_extents_to_backpointers", (*checker).checkExtentsToBackpointers, true},
+	{"check_alloc_to_lru_refs", (*checker).checkAllocToLRURefs, true},
+	{"check_snapshot_trees", (*checker).checkSnapshotTrees, false},
+	{"check_snapshots", (*checker).checkSnapshots, false},
+	{"check_subvols", (*checker).checkSubvols, false},
+	{"check_subvol_children", (*checker).checkSubvolChildren, false},
 }
 
 // PassNames are the names of all passes, in the order they run.
@@ -219,6 +220,11 @@ func Check(ctx context.Context, fs Filesystem, opts Options) (*Report, error) {
 	for _, p := range passes {
 		// Later passes rely on what check_topology knows of lost nodes.
 		if len(opts.Passes) > 0 && !slices.Contains(opts.Passes, p.name) && p.name != "check_topology" {
+			continue
+		}
+		if p.alloc && c.sb.HasFeature(ondisk.FeatureNoAllocInfo) {
+			c.pass = p.name
+			c.note("the filesystem has no allocation information: nothing to check")
 			continue
 		}
 		if err := c.runPass(ctx, p); err != nil {

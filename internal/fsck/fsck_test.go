@@ -257,3 +257,32 @@ func TestSuperblockCopies(t *testing.T) {
 		}
 	}
 }
+
+// TestNoAllocInfo: filesystems that are not written to may have no allocation information.
+func TestNoAllocInfo(t *testing.T) {
+	p := patch(t, "v1.39-casefold")
+	for _, id := range []ondisk.BtreeID{ondisk.BtreeAlloc, ondisk.BtreeBackpointers, ondisk.BtreeLRU, ondisk.BtreeAccounting} {
+		for k := range p.Keys(t.Context(), id, 0, ondisk.PosMin, ondisk.SPosMax) {
+			p.delete(id, k.Pos)
+		}
+	}
+	sb, err := ondisk.DecodeSuperblock(p.Superblock().Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb.SetFeature(ondisk.FeatureNoAllocInfo)
+	r, err := fsck.Check(t.Context(), silent{p, sb}, fsck.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, r, found{})
+	n := 0
+	for _, note := range r.Notes {
+		if strings.Contains(note, "no allocation information") {
+			n++
+		}
+	}
+	if n != 8 || len(r.Passes) != len(fsck.PassNames())-n {
+		t.Errorf("%d passes are left out, %d made", n, len(r.Passes))
+	}
+}
