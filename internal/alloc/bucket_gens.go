@@ -25,7 +25,8 @@ func setBucketGen(tx Tx, dev uint8, b ondisk.Bucket, gen uint8) error {
 	return tx.Update(ondisk.BtreeBucketGens, ondisk.Key{Type: ondisk.KeyBucketGens, Pos: pos, Val: val}, 0)
 }
 
-// ReadGens fills the generations of all devices from the btree bucket_gens. Keys of devices and buckets that do not exist are left to fsck.
+// ReadGens fills the generations of all devices from the btree bucket_gens. Keys of devices and buckets that do not exist are left
+// to fsck.
 func ReadGens(tx Tx, ds *Devices) error {
 	return tx.Scan(ondisk.BtreeBucketGens, ondisk.PosMin, ondisk.PosMax, 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
 		g, err := ondisk.DecodeBucketGens(k)
@@ -51,7 +52,8 @@ func InitBucketGens(ctx context.Context, run Runner, dev *Device) error {
 		first, last := max(group, dev.FirstBucket), min(group+256, dev.NBuckets)-1
 		err := run(ctx, func(tx Tx) error {
 			found = found[:0]
-			err := tx.Scan(ondisk.BtreeAlloc, allocPos(dev.Index, first), allocPos(dev.Index, last), 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
+			from, to := allocPos(dev.Index, first), allocPos(dev.Index, last)
+			err := tx.Scan(ondisk.BtreeAlloc, from, to, 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
 				found = append(found, ondisk.Bucket(k.Pos.Offset))
 				return true, nil
 			})

@@ -17,8 +17,8 @@ type MetadataSpan struct {
 	Sectors uint32
 }
 
-// MetadataBuckets returns the buckets of a device that its superblocks and its journal take, with the sectors that are used of them (spec/04
-// § 6.7). What lies behind the last bucket is left out, as the last superblock may.
+// MetadataBuckets returns the buckets of a device that its superblocks and its journal take, with the sectors that are used of
+// them (spec/04 § 6.7). What lies behind the last bucket is left out, as the last superblock may.
 func MetadataBuckets(dev *Device, layout *ondisk.Layout, journal []ondisk.SeqRange) []MetadataSpan {
 	var spans []MetadataSpan
 	add := func(start, end ondisk.Sector) {
@@ -49,8 +49,8 @@ func MetadataBuckets(dev *Device, layout *ondisk.Layout, journal []ondisk.SeqRan
 	return spans
 }
 
-// MarkMetadata sees to it that the alloc keys of a device say which buckets its superblocks and its journal take, one transaction for each that
-// is to be changed.
+// MarkMetadata sees to it that the alloc keys of a device say which buckets its superblocks and its journal take, with one
+// transaction for each.
 func MarkMetadata(ctx context.Context, run Runner, dev *Device, layout *ondisk.Layout, journal []ondisk.SeqRange) error {
 	for _, s := range MetadataBuckets(dev, layout, journal) {
 		if err := run(ctx, func(tx Tx) error { return MarkMetadataBucket(tx, dev, s) }); err != nil {
@@ -60,8 +60,8 @@ func MarkMetadata(ctx context.Context, run Runner, dev *Device, layout *ondisk.L
 	return nil
 }
 
-// MarkMetadataBucket makes the alloc key of a bucket say that it holds a superblock, or is a journal bucket; of type free, that it is neither any
-// more. Nothing is updated if it says so already.
+// MarkMetadataBucket makes the alloc key of a bucket say that it holds a superblock, or is a journal bucket; of type free, that it
+// is neither any more. Nothing is updated if it says so already.
 func MarkMetadataBucket(tx Tx, dev *Device, s MetadataSpan) error {
 	if !isHiddenType(s.Type) && s.Type != ondisk.DataFree {
 		return fmt.Errorf("buckets of type %v are not marked", s.Type)
@@ -74,9 +74,8 @@ func MarkMetadataBucket(tx Tx, dev *Device, s MetadataSpan) error {
 		return err
 	}
 	if (s.Type != ondisk.DataFree || !isHiddenType(a.DataType)) && a.DataType != s.Type && !a.DataType.IsEmpty() {
-		owner := Owner{Btree: ondisk.BtreeAlloc, Pos: allocPos(dev.Index, s.Bucket), Type: ondisk.KeyAllocV4, Sector: dev.Sector(s.Bucket), Sectors: dev.BucketSize}
-		return &BucketError{ID: "bucket_metadata_type_mismatch", Dev: dev.Index, Bucket: s.Bucket, Gen: a.Gen, Type: a.DataType,
-			Msg: fmt.Sprintf("it is to be marked as %v", s.Type), Owner: owner, Others: otherOwners(tx, dev, dev.Sector(s.Bucket), dev.BucketSize, owner)}
+		return bucketError(tx, "bucket_metadata_type_mismatch", dev, s.Bucket, &a, allocOwner(dev, s.Bucket),
+			fmt.Sprintf("it is to be marked as %v", s.Type))
 	}
 	if a.DataType == s.Type && a.DirtySectors == s.Sectors || s.Type == ondisk.DataFree && a.DataType.IsEmpty() {
 		return nil

@@ -50,12 +50,11 @@ func (t *Triggers) countPointer(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.A
 		*counter = uint32(int64(*counter) + sectors)
 		return refCounted, nil
 	}
-	e := &BucketError{ID: id, Dev: dev.Index, Bucket: b, Gen: a.Gen, Type: a.DataType, Msg: msg, Owner: owner}
+	err := bucketError(tx, id, dev, b, a, owner, msg)
 	if sectors > 0 {
-		e.Others = otherOwners(tx, dev, dev.Sector(b), dev.BucketSize, owner)
-		return refIgnored, e
+		return refIgnored, err
 	}
-	t.report(e)
+	t.report(err)
 	if id == "bucket_sector_count_overflow" {
 		return refCounted, nil
 	}
@@ -65,12 +64,21 @@ func (t *Triggers) countPointer(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.A
 // maxOwners bounds the owners that an error names.
 const maxOwners = 4
 
-// otherOwners finds who else has pointers to some sectors, as far as backpointers tell, for an error: it is not worth failing for.
-func otherOwners(tx Tx, dev *Device, s ondisk.Sector, sectors uint32, not Owner) []Owner {
+// bucketError is the error for a change of a bucket in state a on behalf of owner.
+func bucketError(tx Tx, id string, dev *Device, b ondisk.Bucket, a *ondisk.Alloc, owner Owner, msg string) error {
+	return &BucketError{ID: id, Dev: dev.Index, Bucket: b, Gen: a.Gen, Type: a.DataType, Msg: msg, Owner: owner,
+		Others: otherOwners(tx, dev, b, owner)}
+}
+
+// allocOwner stands for a change of a bucket's alloc key of which it is not known what it is made for.
+func allocOwner(dev *Device, b ondisk.Bucket) Owner {
+	return Owner{Btree: ondisk.BtreeAlloc, Pos: allocPos(dev.Index, b), Type: ondisk.KeyAllocV4, Sector: dev.Sector(b), Sectors: dev.BucketSize}
+}
+
+// otherOwners finds who else has pointers into a bucket, as far as backpointers tell, for an error: it is not worth failing for.
+func otherOwners(tx Tx, dev *Device, b ondisk.Bucket, not Owner) []Owner {
 	var owners []Owner
-	from := ondisk.BackpointerPos(uint64(dev.Index), s, 0, ondisk.DefaultBackpointerShift)
-	to := ondisk.BackpointerPos(uint64(dev.Index), s+ondisk.Sector(sectors), 0, ondisk.DefaultBackpointerShift)
-	to.Offset--
+	from, to := BackpointersOf(dev, b)
 	_ = tx.Scan(ondisk.BtreeBackpointers, from, to, 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
 		bp, err := ondisk.DecodeBackpointer(k)
 		if err != nil || bp.Btree == not.Btree && bp.Level == not.Level && bp.Pos == not.Pos {

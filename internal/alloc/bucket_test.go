@@ -155,8 +155,7 @@ func TestInitFreespace(t *testing.T) {
 	}
 	set(21, discard)
 	e.fs.SetKey(ondisk.BtreeNeedDiscard, ondisk.Key{Type: ondisk.KeyDeleted, Pos: allocPos(0, 20)})
-	for i := range 20 { // genbits 1
-		_ = i
+	for range 20 { // genbits 1
 		set(30, fill)
 		set(30, empty)
 		set(30, discard)
@@ -176,6 +175,9 @@ func TestInitFreespace(t *testing.T) {
 			set(50, fill)
 			set(51, fill)
 			set(51, empty)
+			set(53, fill)
+			set(53, empty)
+			set(53, discard) // is free again, with a key
 		case 3:
 			set(52, fill)
 		}

@@ -8,14 +8,14 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
-// freeUnit is the key of a free bucket in the btree freespace, by itself: the btree merges those that are next to each other.
+// freeUnit is the key of a free bucket in the btree freespace, by itself: the btree may merge those that are next to each other.
 func freeUnit(dev uint8, b ondisk.Bucket, a *ondisk.Alloc) ondisk.Key {
 	r := ondisk.FreespaceRange{Dev: uint64(dev), GenBits: a.FreespaceGenBits(), First: b, Len: 1}
 	return r.Key()
 }
 
-// bucketIndex returns the btree in which a bucket of the state stands for its being free or waiting for discard, and the key; ok is false for
-// other states.
+// bucketIndex returns the btree in which a bucket of the state stands for its being free or waiting for discard, and the key; ok is
+// false for other states.
 func (t *Triggers) bucketIndex(dev uint8, b ondisk.Bucket, a *ondisk.Alloc) (btree ondisk.BtreeID, k ondisk.Key, ok bool) {
 	switch a.DataType {
 	case ondisk.DataFree:
@@ -27,8 +27,8 @@ func (t *Triggers) bucketIndex(dev uint8, b ondisk.Bucket, a *ondisk.Alloc) (btr
 	return 0, ondisk.Key{}, false
 }
 
-// indexBucket sets or deletes the entry that a bucket of the state has in freespace or need_discard. Once these are known to be right, an entry
-// that is there already, or not there, means that the bucket has two owners.
+// indexBucket sets or deletes the entry that a bucket of the state has in freespace or need_discard. Once these are known to be
+// right, an entry that is there already, or not there, means that the bucket has two owners.
 func (t *Triggers) indexBucket(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.Alloc, set bool) error {
 	btree, k, ok := t.bucketIndex(dev.Index, b, a)
 	if !ok {
@@ -40,13 +40,11 @@ func (t *Triggers) indexBucket(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.Al
 			return err
 		}
 		if there == set {
-			what := "is to be set in btree %v, but is there already"
+			msg := fmt.Sprintf("its entry is to be set in btree %v, but is there already", btree)
 			if !set {
-				what = "is to be deleted from btree %v, but is not there"
+				msg = fmt.Sprintf("its entry is to be deleted from btree %v, but is not there", btree)
 			}
-			owner := Owner{Btree: ondisk.BtreeAlloc, Pos: allocPos(dev.Index, b), Type: ondisk.KeyAllocV4, Sector: dev.Sector(b), Sectors: dev.BucketSize}
-			return &BucketError{ID: "incorrect_bucket_index", Dev: dev.Index, Bucket: b, Gen: a.Gen, Type: a.DataType, Msg: "its entry " + fmt.Sprintf(what, btree),
-				Owner: owner, Others: otherOwners(tx, dev, dev.Sector(b), dev.BucketSize, owner)}
+			return bucketError(tx, "incorrect_bucket_index", dev, b, a, allocOwner(dev, b), msg)
 		}
 	}
 	if !set {
@@ -78,7 +76,8 @@ func (t *Triggers) initFreespaceChunk(ctx context.Context, run Runner, dev *Devi
 	var keys, holes []BucketRange
 	err := run(ctx, func(tx Tx) error {
 		keys, holes = keys[:0], holes[:0]
-		return tx.Scan(ondisk.BtreeAlloc, allocPos(dev.Index, first), allocPos(dev.Index, end-1), Slots, func(k ondisk.Key, holeEnd ondisk.Pos) (bool, error) {
+		from, to := allocPos(dev.Index, first), allocPos(dev.Index, end-1)
+		return tx.Scan(ondisk.BtreeAlloc, from, to, Slots, func(k ondisk.Key, holeEnd ondisk.Pos) (bool, error) {
 			b := ondisk.Bucket(k.Pos.Offset)
 			if k.Type == ondisk.KeyDeleted {
 				hole := BucketRange{b, end}
@@ -131,7 +130,8 @@ func (t *Triggers) recheckHoles(ctx context.Context, run Runner, dev *Device, ho
 		var found []ondisk.Bucket
 		err := run(ctx, func(tx Tx) error {
 			found = found[:0]
-			return tx.Scan(ondisk.BtreeAlloc, allocPos(dev.Index, h.First), allocPos(dev.Index, h.End-1), 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
+			from, to := allocPos(dev.Index, h.First), allocPos(dev.Index, h.End-1)
+			return tx.Scan(ondisk.BtreeAlloc, from, to, 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
 				found = append(found, ondisk.Bucket(k.Pos.Offset))
 				return true, nil
 			})

@@ -78,8 +78,8 @@ func (t *ReplicasTable) Listed(p *ondisk.AccountingPos) bool {
 	return ok
 }
 
-// Add lists the set that a position of the accounting btree counts: when it returns, the superblock on disk does. The caller holds no locks of
-// btrees.
+// Add lists the set that a position of the accounting btree counts: when it returns, the superblock on disk does. The caller holds
+// no locks of btrees.
 func (t *ReplicasTable) Add(ctx context.Context, p *ondisk.AccountingPos) error {
 	if p.Type != ondisk.AccountingReplicas {
 		return nil
@@ -118,8 +118,8 @@ func (t *ReplicasTable) Retain(ctx context.Context, keep func(r *ondisk.Replicas
 	})
 }
 
-// change replaces the list by one that fn has changed, if it has. A set counts as listed only once the superblock was written, and one that is
-// dropped no more before that.
+// change replaces the list by one that fn has changed, if it has. A set counts as listed only once the superblock was written, and
+// one that is dropped no more before that.
 func (t *ReplicasTable) change(ctx context.Context, fn func(sets map[replicasKey]struct{}) bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -99,11 +99,7 @@ func (t *Triggers) checkClaim(tx Tx, dev *Device, b ondisk.Bucket, was, a *ondis
 	default:
 		return nil
 	}
-	e := &BucketError{ID: id, Dev: dev.Index, Bucket: b, Gen: was.Gen, Type: was.DataType, Msg: fmt.Sprintf("%s: %d sectors become %d", msg,
-		allocTotal(was), allocTotal(a)), Owner: Owner{Btree: ondisk.BtreeAlloc, Pos: allocPos(dev.Index, b), Type: ondisk.KeyAllocV4,
-		Sector: dev.Sector(b), Sectors: dev.BucketSize}}
-	e.Others = otherOwners(tx, dev, dev.Sector(b), dev.BucketSize, e.Owner)
-	return e
+	return bucketError(tx, id, dev, b, was, allocOwner(dev, b), fmt.Sprintf("%s: %d sectors become %d", msg, allocTotal(was), allocTotal(a)))
 }
 
 // accountBucket counts a bucket for its device by what it holds.

@@ -72,8 +72,8 @@ func (t *Triggers) stripe(tx Tx, s *scratch, old, k *ondisk.Key) error {
 	}
 	if was != nil && now != nil {
 		if was.NrBlocks != now.NrBlocks || was.NrRedundant != now.NrRedundant {
-			return keyErrorf(ondisk.BtreeStripes, k.Pos, "stripe of %d blocks, %d of them parity, becomes one of %d and %d", was.NrBlocks, was.NrRedundant,
-				now.NrBlocks, now.NrRedundant)
+			return keyErrorf(ondisk.BtreeStripes, k.Pos, "stripe of %d blocks, %d of them parity, becomes one of %d and %d", was.NrBlocks,
+				was.NrRedundant, now.NrBlocks, now.NrRedundant)
 		}
 		const head = 8
 		n := head + 8*int(now.NrBlocks)
@@ -135,8 +135,7 @@ func (t *Triggers) stripeBlock(tx Tx, k *ondisk.Key, st *ondisk.Stripe, block in
 	}
 	owner := Owner{Btree: ondisk.BtreeStripes, Pos: k.Pos, Type: k.Type, Sector: p.Offset, Sectors: uint32(st.Sectors)}
 	if msg := stripeBlockConflict(k, st, &a, typ, gone); msg != "" {
-		return &BucketError{ID: "mark_stripe", Dev: p.Dev, Bucket: b, Gen: a.Gen, Type: a.DataType, Msg: msg, Owner: owner,
-			Others: otherOwners(tx, dev, dev.Sector(b), dev.BucketSize, owner)}
+		return bucketError(tx, "mark_stripe", dev, b, &a, owner, msg)
 	}
 	if sectors != 0 {
 		res, err := t.countPointer(tx, dev, b, &a, &a.DirtySectors, p, sectors, typ, owner)

@@ -34,8 +34,9 @@ type Tx interface {
 	Context() context.Context
 
 	// Get returns the key at exactly pos; in btrees of extents the one that covers the slot at pos (Start ≤ pos < Pos). If there is
-	// none, ok is false and the key is of type deleted. In btrees with a key cache the position's slot, filled or empty, is locked (shared; for intent with [ForUpdate]) until the transaction ends. Pending updates
-	// of the transaction are seen, but for buffered ones, unless flags has [Committed]. The value must not be changed.
+	// none, ok is false and the key is of type deleted. In btrees with a key cache the position's slot, filled or empty, is locked
+	// (shared; for intent with [ForUpdate]) until the transaction ends. Pending updates of the transaction are seen, but for
+	// buffered ones, unless flags has [Committed]. The value must not be changed.
 	Get(btree ondisk.BtreeID, pos ondisk.Pos, flags ReadFlags) (k ondisk.Key, ok bool, err error)
 
 	// Scan calls fn for the keys whose positions are from … to, both inclusive, in order, until fn returns false or an error,

@@ -11,8 +11,8 @@ type ReserveFlags uint8
 // ReserveNoFail makes a promise even if there is no space: for what must not fail since it does not make the usage grow in the end.
 const ReserveNoFail ReserveFlags = 1
 
-// Reservation is a promise of sectors. It is taken before data is made dirty, and commits that make the usage grow take from it. It is used by one
-// goroutine at a time.
+// Reservation is a promise of sectors. It is taken before data is made dirty, and commits that make the usage grow take from it. It
+// is used by one goroutine at a time.
 type Reservation struct {
 	space   *Space
 	sectors uint64
