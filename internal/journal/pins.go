@@ -144,11 +144,11 @@ func (s *pinSet) put(seq uint64) {
 	s.at(seq).count--
 }
 
-// pop moves front over what is neither pinned nor unwritten. It reports whether it moved. The caller holds mu.
-func (s *pinSet) pop(seqOndisk uint64) bool {
+// pop moves front over what is not pinned. An entry is pinned until it was written. It reports whether front moved. The caller holds mu.
+func (s *pinSet) pop() bool {
 	front := s.front.Load()
 	seq := front
-	for seq < s.back && seq <= seqOndisk && s.at(seq).count == 0 {
+	for seq < s.back && s.at(seq).count == 0 {
 		seq++
 	}
 	s.front.Store(seq)
@@ -241,7 +241,7 @@ func (w *Writer) changePin(fn func(*pinSet)) {
 	s := w.pins
 	s.mu.Lock()
 	fn(s)
-	moved := s.pop(w.seqOndisk.Load())
+	moved := s.pop()
 	s.mu.Unlock()
 	if moved {
 		w.mu.Lock()

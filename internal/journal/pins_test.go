@@ -92,6 +92,7 @@ func TestFlushOrder(t *testing.T) {
 	r := newRig(t, 1)
 	r.cfg.ReclaimDelay = time.Hour
 	w := r.start()
+	var mu sync.Mutex
 	var got []string
 	var asked []*Pin
 	pin := func(seq uint64, kind PinKind, drop bool) {
@@ -100,6 +101,8 @@ func TestFlushOrder(t *testing.T) {
 			if at != seq || p.Seq() != seq {
 				t.Errorf("%v: flush of entry %d, pin of %d", p.Owner, at, p.Seq())
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			got = append(got, p.Owner.(string))
 			if drop {
 				w.DropPin(p)
@@ -138,9 +141,11 @@ func TestFlushOrder(t *testing.T) {
 		t.Fatalf("did not wait for pins that are still there: %v", err)
 	case <-time.After(20 * time.Millisecond):
 	}
+	mu.Lock()
 	for _, p := range asked { // as if their writes ended now
 		w.DropPin(p)
 	}
+	mu.Unlock()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

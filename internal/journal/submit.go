@@ -190,7 +190,7 @@ func (w *Writer) retire(b *entryBuf) {
 	e := s.at(b.seq)
 	e.devices = b.members()
 	e.count--
-	s.pop(b.seq)
+	s.pop()
 	s.mu.Unlock()
 	b.wakeWaiters()
 	w.updateSpace()

@@ -258,6 +258,15 @@ func TestWriteAndRead(t *testing.T) {
 				if len(c.Copies) != tt.devices {
 					t.Errorf("entry %d has %d copies", c.Seq, len(c.Copies))
 				}
+				for _, at := range c.Copies {
+					pad := make([]byte, -at.Bytes&(tt.block-1))
+					if err := r.mems[at.Member].ReadAt(ctx, pad, at.Offset+int64(at.Bytes)); err != nil {
+						t.Fatal(err)
+					}
+					if slices.ContainsFunc(pad, func(b byte) bool { return b != 0 }) {
+						t.Errorf("padding of entry %d is not zero", c.Seq)
+					}
+				}
 			}
 			w.DropPin(&h.pin)
 			s := r.stop()
@@ -566,8 +575,18 @@ func TestFullJournal(t *testing.T) {
 	if err := <-unblocked; err != nil {
 		t.Fatal(err)
 	}
-	// Once more, up to the end.
+	// Whatever fills the journal up, there is room for an entry that says what is not needed any more.
 	h.hold(r.put(4, 2))
+	for err := error(nil); err != ErrWouldBlock || w.seqOndisk.Load() != w.Current(); {
+		if err = w.TryReserve(2000, WatermarkReclaim, &res); err == nil {
+			res.Done()
+		} else if err != ErrWouldBlock {
+			t.Fatal(err)
+		}
+	}
+	w.DropPin(&h.pin)
+	h.hold(r.put(4, 2))
+	// Once more, up to the end.
 	for {
 		if _, err := putRecord(ctx, w, 5, 2000, WatermarkReclaim); err != nil {
 			if !errors.Is(err, ErrStuck) {
@@ -670,6 +689,45 @@ func TestGroupCommit(t *testing.T) {
 	}
 	if err := w.FlushSeq(ctx, w.Current()+1); err == nil {
 		t.Error("an entry that does not exist was flushed")
+	}
+}
+
+// The first entry is a flush entry, of the others few in a row are not.
+func TestNoFlush(t *testing.T) {
+	for _, tt := range []struct{ ahead, want int }{{0, maxInFlight - 1}, {8, 7}} {
+		r := newRig(t, 1)
+		r.cfg.FlushDelay, r.cfg.ReclaimDelay = time.Hour, time.Hour
+		r.cfg.MaxAhead = tt.ahead
+		w := r.start()
+		h := &holder{w: w}
+		for id := range uint64(40) {
+			h.hold(r.put(id, 2))
+			if err := w.Deliver(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for w.seqOndisk.Load() != w.Current() {
+			time.Sleep(time.Millisecond)
+		}
+		found, err := Scan(ctx, r.readConfig(r.devices()...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		Select(found.Candidates, nil, false) // sorts them
+		longest, run := 0, 0
+		for i, c := range found.Candidates {
+			if run++; c.Flush {
+				run = 0
+			}
+			longest = max(longest, run)
+			if i == 0 && !c.Flush {
+				t.Error("the first entry was not flushed")
+			}
+		}
+		if longest > tt.want || longest == 0 || len(found.Candidates) != 40 {
+			t.Errorf("%d entries, of which %d in a row were not flushed; %d are allowed", len(found.Candidates), longest, tt.want)
+		}
+		w.Abort()
 	}
 }
 
