@@ -53,9 +53,10 @@ type RW struct {
 	Replicas   *alloc.ReplicasTable
 	Devices    *alloc.Devices
 
-	wopts   WriteOptions
-	clocks  [2]atomic.Uint64 // sectors read and written
-	trusted atomic.Bool
+	wopts    WriteOptions
+	typeU64s ondisk.ExtentTypeU64s
+	clocks   [2]atomic.Uint64 // sectors read and written
+	trusted  atomic.Bool
 
 	ctx    context.Context // of workers
 	stop   context.CancelFunc
@@ -306,9 +307,43 @@ func (rw *RW) trigger(tx *trans.Tx, id ondisk.BtreeID, level uint8, old, k *ondi
 
 func (rw *RW) atomic(id ondisk.BtreeID, level uint8, old, k *ondisk.Key, seq uint64) {
 	rw.Triggers.Atomic(id, level, old, k, seq)
+	if level == 0 && (k.Type == ondisk.KeyExtent || k.Type == ondisk.KeyReflinkV) {
+		var buf [8]ondisk.DecodedPtr
+		ptrs, _, err := ondisk.AppendExtentPtrs(buf[:0], k, rw.typeU64s)
+		if err != nil {
+			return // what cannot be read was judged before
+		}
+		for i := range ptrs {
+			rw.Alloc.PointerInserted(&ptrs[i].ExtentPtr)
+		}
+	}
 }
 
-func (rw *RW) count(p ondisk.AccountingPos, deltas []int64) { rw.Accounting.Add(&p, deltas...) }
+// count takes the changes of counters that a commit makes: into the accounting in memory, and into what space is left. A promise that
+// the transaction has attached ([trans.Tx.Attach], of type *[alloc.Reservation]) is what it takes from.
+func (rw *RW) count(tx *trans.Tx, deltas []trans.Delta) {
+	var total alloc.UsageTotals
+	for i := range deltas {
+		d := &deltas[i]
+		c := d.Counters()
+		rw.Accounting.Add(&d.At, c...)
+		switch {
+		case d.At.Type == ondisk.AccountingNrInodes:
+			total.NrInodes += c[0]
+		case d.At.Type == ondisk.AccountingPersistentReserved:
+			total.Reserved += c[0] * int64(d.At.NrReplicas)
+		case d.At.Type != ondisk.AccountingReplicas:
+		case d.At.DataType == ondisk.DataBtree:
+			total.Btree += c[0]
+		case d.At.DataType == ondisk.DataCached:
+			total.Cached += c[0]
+		case d.At.DataType == ondisk.DataUser || d.At.DataType == ondisk.DataParity:
+			total.Data += c[0]
+		}
+	}
+	promise, _ := tx.Attached().(*alloc.Reservation)
+	rw.Space.Commit(&total, promise)
+}
 
 // fail ends all writing. Reading goes on.
 func (rw *RW) fail(err error) {
@@ -333,6 +368,7 @@ func (rw *RW) clock(rwIndex int) uint64 { return max(rw.clocks[rwIndex&1].Load()
 
 func (rw *RW) makeAllocator(sb *ondisk.Superblock) (err error) {
 	nodeSectors := uint32(sb.BtreeNodeSize() / ondisk.SectorSize)
+	rw.typeU64s = sb.ExtentTypeU64s()
 	rw.Devices = &alloc.Devices{}
 	rw.Accounting = alloc.NewAccounting(sb.Version)
 	rw.Space = alloc.NewSpace()

@@ -16,13 +16,17 @@ const keyU64s = 5
 // sizeOf is the size of a key, unpacked, in u64s.
 func sizeOf(k *ondisk.Key) int { return keyU64s + len(k.Val)/8 }
 
-// delta is a change of an accounting counter.
-type delta struct {
+// Delta is a change of the counters of a position of the accounting btree.
+type Delta struct {
+	At ondisk.AccountingPos
+
 	pos      ondisk.Pos
-	at       ondisk.AccountingPos
 	n        int
 	counters [3]int64
 }
+
+// Counters are by how much the counters change.
+func (d *Delta) Counters() []int64 { return d.counters[:d.n] }
 
 // Account adds deltas to the counters of a position of the accounting btree. Those of the same position add up.
 func (tx *Tx) Account(p ondisk.AccountingPos, deltas ...int64) {
@@ -31,7 +35,7 @@ func (tx *Tx) Account(p ondisk.AccountingPos, deltas ...int64) {
 	for ; i < len(tx.deltas) && tx.deltas[i].pos != pos; i++ {
 	}
 	if i == len(tx.deltas) {
-		tx.deltas = append(tx.deltas, delta{pos: pos, at: p})
+		tx.deltas = append(tx.deltas, Delta{pos: pos, At: p})
 	}
 	d := &tx.deltas[i]
 	d.n = max(d.n, len(deltas))
@@ -135,11 +139,11 @@ func (tx *Tx) checkReplicas() error {
 	}
 	for i := range tx.deltas {
 		d := &tx.deltas[i]
-		if d.at.Type != ondisk.AccountingReplicas || d.counters[0] <= 0 || tx.s.cfg.Replicas.Listed(&d.at) {
+		if d.At.Type != ondisk.AccountingReplicas || d.counters[0] <= 0 || tx.s.cfg.Replicas.Listed(&d.At) {
 			continue
 		}
 		tx.unlock()
-		if err := tx.s.cfg.Replicas.Add(tx.ctx, &d.at); err != nil {
+		if err := tx.s.cfg.Replicas.Add(tx.ctx, &d.At); err != nil {
 			return err
 		}
 		return restartReplicas
@@ -259,10 +263,7 @@ func (tx *Tx) fillDeltas(b []byte) {
 		at += 1 + sizeOf(&k)
 	}
 	if tx.s.cfg.Counters != nil {
-		for i := range tx.deltas {
-			d := &tx.deltas[i]
-			tx.s.cfg.Counters(d.at, d.counters[:d.n])
-		}
+		tx.s.cfg.Counters(tx, tx.deltas)
 	}
 }
 

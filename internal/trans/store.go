@@ -103,7 +103,7 @@ type Config struct {
 	// known, with all locks held; it must not fail. Counters is told of changes of accounting counters.
 	Trigger  func(tx *Tx, btree ondisk.BtreeID, level uint8, old, new *ondisk.Key, flags UpdateFlags) error
 	Atomic   func(btree ondisk.BtreeID, level uint8, old, new *ondisk.Key, seq uint64)
-	Counters func(p ondisk.AccountingPos, deltas []int64)
+	Counters func(tx *Tx, deltas []Delta)
 
 	// IsAncestor reports whether snapshot a is b or an ancestor of it; nil: every snapshot is its own only one.
 	IsAncestor func(a, b uint32) bool

@@ -78,11 +78,12 @@ type Tx struct {
 
 	updates  []update // sorted
 	buffered []bufferedUpdate
-	deltas   []delta
+	deltas   []Delta
 	onCommit []func(seq uint64)
 	arena    arena
 	iter     Iter // of Get and Scan
 
+	attached  any
 	watermark journal.Watermark
 	restarts  int
 	seq       uint64 // of the commit
@@ -116,6 +117,12 @@ func (tx *Tx) Bytes(n int) []byte { return tx.arena.alloc(n) }
 // OnCommit registers fn to run in the atomic part of the commit, all locks held, with the sequence number of the commit's
 // journal entry. It must neither fail nor block. A transaction that restarts or is given up forgets it.
 func (tx *Tx) OnCommit(fn func(seq uint64)) { tx.onCommit = append(tx.onCommit, fn) }
+
+// Attach has [Config.Counters] find v with the transaction: a promise of space that its commit takes from. A restart forgets it.
+func (tx *Tx) Attach(v any) { tx.attached = v }
+
+// Attached returns what was attached, nil if nothing was.
+func (tx *Tx) Attached() any { return tx.attached }
 
 // Watermark is how deep into the reserves of journal and allocator the transaction may go.
 func (tx *Tx) Watermark() journal.Watermark { return tx.watermark }
@@ -201,7 +208,7 @@ func (tx *Tx) reset() {
 	tx.onCommit = tx.onCommit[:0]
 	tx.arena.reset()
 	tx.iter.reset(tx)
-	tx.seq = 0
+	tx.seq, tx.attached = 0, nil
 }
 
 // View runs a transaction that only reads. What fn sees is one state of the filesystem.
