@@ -220,6 +220,8 @@ func TestCleanJournal(t *testing.T) {
 		{"as it is", func(*ondisk.Superblock, *ondisk.Clean) {}, found{}},
 		{"other entry", func(sb *ondisk.Superblock, c *ondisk.Clean) { c.JournalSeq++; sb.SetClean(c) },
 			found{"sb_clean_journal_seq_mismatch": 1}},
+		{"older entry", func(sb *ondisk.Superblock, c *ondisk.Clean) { c.JournalSeq--; sb.SetClean(c) },
+			found{"sb_clean_journal_seq_mismatch": 1}},
 		{"no section", func(sb *ondisk.Superblock, _ *ondisk.Clean) { sb.SetSection(ondisk.SectionClean, nil) }, found{"sb_clean_missing": 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -238,6 +240,29 @@ func TestCleanJournal(t *testing.T) {
 			}
 			expect(t, r, tt.want)
 		})
+	}
+}
+
+// TestCleanJournalDegraded: newer entries may be on a device that is missing, but not older ones.
+func TestCleanJournalDegraded(t *testing.T) {
+	e := fsck.Of(openGolden(t, golden.Find(t, "damage-base")))
+	for by, want := range map[int64]found{1: {}, -1: {"sb_clean_journal_seq_mismatch": 1}} {
+		sb, err := ondisk.DecodeSuperblock(e.Superblock().Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		clean, err := sb.Clean()
+		if err != nil {
+			t.Fatal(err)
+		}
+		clean.JournalSeq += uint64(by)
+		sb.SetClean(clean)
+		devices := append(e.Devices(), fsck.Device{Index: 9, Name: "a missing one"})
+		r, err := fsck.Check(t.Context(), otherSuper{e, sb, devices}, fsck.Options{Passes: []string{"journal"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, r, want)
 	}
 }
 

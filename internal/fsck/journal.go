@@ -2,6 +2,7 @@ package fsck
 
 import (
 	"context"
+	"slices"
 
 	"github.com/go-bcachefs/bcachefs/internal/journal"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -92,7 +93,9 @@ func (c *checker) checkCleanJournal(ctx context.Context, fs journaled) error {
 	if s.Flush == 0 { // its place may have been discarded, or its device is missing
 		return nil
 	}
+	missing := slices.ContainsFunc(c.devices, func(d Device) bool { return d.SB == nil })
 	switch {
+	case missing && s.Flush < clean.JournalSeq: // newer ones may be on the device that is missing
 	case s.Flush != clean.JournalSeq:
 		c.nowhere(idSBCleanJournalSeqMismatch, "replay the journal", "the clean section is of journal entry %d, the newest is %d",
 			clean.JournalSeq, s.Flush)
