@@ -109,7 +109,7 @@ func checkMutated(t *testing.T, img *fuzzing.Image, b []byte) {
 	}
 }
 
-var mutated = flag.Int("mutated", 300, "how many mutated images TestMutatedImages checks")
+var mutated = flag.Int("mutated", 120, "how many mutated images TestMutatedImages checks")
 
 // TestMutatedImages is FuzzCheck with random mutations.
 func TestMutatedImages(t *testing.T) {
