@@ -13,7 +13,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-bcachefs/bcachefs/internal/alloc"
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
+	"github.com/go-bcachefs/bcachefs/internal/engine"
 	"github.com/go-bcachefs/bcachefs/internal/foreign"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 	"github.com/go-bcachefs/bcachefs/internal/super"
@@ -56,6 +58,10 @@ type FormatOptions struct {
 	// refused with [ErrInUse].
 	Force bool
 
+	// NoInitialize leaves it to the first read-write mount to make journal, btrees and root directory. With a Seed, and for versions that
+	// are not written to yet, it always is.
+	NoInitialize bool
+
 	// Seed, if it is not nil, is where all that is random is derived from, keys too: with the same seed, UUID and Time the same devices
 	// get the same bytes, and files hold nothing else. Who knows the seed can decrypt the filesystem: it is for tests and for images
 	// that are built again and again.
@@ -92,9 +98,8 @@ func FormatOptionNames() []string {
 
 // Format makes a new filesystem on the devices. They must not be mounted or in use by another program.
 //
-// The superblocks are written; the first read-write mount makes journal, btrees and the root directory, as it does for the
-// reference's mkfs with --no_initialize. Opened for reading before that, the filesystem looks as it will then: empty but for
-// lost+found.
+// The superblocks are written, and then journal, btrees and the root directory, unless NoInitialize leaves these to the first
+// read-write mount. Opened for reading before that, the filesystem looks as it will then: empty but for lost+found.
 //
 // Nothing is written before all is checked. An error while it is being written may leave devices that hold nothing at all.
 func Format(ctx context.Context, devices []FormatDevice, opts FormatOptions) (info *FormatInfo, err error) {
@@ -120,9 +125,46 @@ func Format(ctx context.Context, devices []FormatDevice, opts FormatOptions) (in
 	if err := super.WriteNew(ctx, f.opened, sbs); err != nil {
 		return nil, err
 	}
-	// Here the engine will initialise the filesystem, unless that is left to the first mount.
+	if err := f.initialise(ctx, sbs[0].Version); err != nil {
+		return nil, fmt.Errorf("initialise: %w", err)
+	}
 	return f.info(sbs)
 }
+
+// initialise does what the first mount would do.
+func (f *formatter) initialise(ctx context.Context, version ondisk.MetadataVersion) error {
+	if f.opts.NoInitialize || f.opts.Seed != nil || alloc.CheckVersion(version) != nil {
+		return nil
+	}
+	names := make([]string, len(f.opened))
+	for i := range names {
+		names[i] = fmt.Sprintf("device %d", i)
+	}
+	fs, err := engine.Open(ctx, names, engine.Options{
+		Write: true, NoScan: true,
+		OpenDevice: func(name string) (blockdev.Device, error) {
+			return lent{f.opened[slices.Index(names, name)]}, nil
+		},
+		Passphrase: func(context.Context) ([]byte, error) { return slices.Clone(f.opts.Passphrase), nil },
+	})
+	if err != nil {
+		return err
+	}
+	var now func() time.Time
+	if t := f.opts.Time; !t.IsZero() {
+		now = func() time.Time { return t }
+	}
+	rw, err := fs.GoReadWrite(ctx, engine.WriteOptions{Now: now})
+	if err != nil {
+		return err
+	}
+	return rw.Close(ctx)
+}
+
+// lent is a device that whoever lent it closes.
+type lent struct{ blockdev.Device }
+
+func (lent) Close() error { return nil }
 
 // formatter is one call of Format.
 type formatter struct {

@@ -29,7 +29,6 @@ type formatCmd struct {
 	replicas       uint
 	superblockSize string
 	noPassphrase   bool
-	noInitialize   bool
 	seed           string
 	time           string
 	quiet, json    bool
@@ -91,7 +90,7 @@ func (f *formatCmd) registerOwn() {
 	s.StringVarP(&f.opts.UUID, "uuid", "U", "", "external `UUID` of the filesystem")
 	s.StringVar(&f.superblockSize, "superblock_size", "", "`SIZE` that superblocks may grow to (default 1M)")
 	s.StringVar(&f.opts.Version, "version", "", "metadata `VERSION` of the filesystem (default 1.13)")
-	s.BoolVar(&f.noInitialize, "no_initialize", false, "leave it to the first mount to make the btrees, as is done anyway for now")
+	s.BoolVar(&f.opts.NoInitialize, "no_initialize", false, "leave it to the first mount to make journal, btrees and root directory")
 	s.StringVar(&f.seed, "seed", "", "derive all that is random from `TEXT`, keys too: for images that are built again and again")
 	s.StringVar(&f.time, "time", "", "`TIME` of creation, as 2024-05-06T07:08:09Z or seconds since 1970")
 	s.BoolVarP(&f.opts.Force, "force", "f", false, "overwrite what is there")

@@ -31,8 +31,11 @@ func (sb *Superblock) MarkCurrent() {
 	sb.Compat[0] |= 1<<compatExtentsAboveBtreeUpdatesDone | 1<<compatBformatOverflowDone
 }
 
-// SetInitialized says that the filesystem has its root directory.
-func (sb *Superblock) SetInitialized() { sb.setFlag(0, 0, 1, 1) }
+// SetInitialized says that the filesystem has its root directory, and that all in it is of the filesystem's version.
+func (sb *Superblock) SetInitialized() {
+	sb.setFlag(0, 0, 1, 1)
+	sb.setFlag(5, 0, 16, uint64(sb.Version))
+}
 
 // HasAllocInfo reports whether all that is said of allocation is there.
 func (sb *Superblock) HasAllocInfo() bool { return sb.Compat[0]>>compatAllocInfo&1 != 0 }
