@@ -1,7 +1,7 @@
 // Package kernelvm has the real driver, in a virtual machine, judge and use images in tests.
 //
 // It runs the scripts of ../shared/kernel-vm, or wherever BCACHEFS_KERNEL_VM points; see the README there. Where they are
-// missing or cannot be set up the test is skipped, and says so; with BCACHEFS_KERNEL_VM=require it fails. A boot takes some
+// missing or cannot be set up the test is skipped, and says so, as it is under the race detector; with BCACHEFS_KERNEL_VM=require it fails. A boot takes some
 // five seconds, so put several filesystems into one call; tests in short mode are skipped too.
 //
 // One machine runs at a time, whatever number of tests ask for one.
@@ -205,6 +205,8 @@ func find(t testing.TB) string {
 		missing, dir = t.Fatalf, ""
 	} else if testing.Short() {
 		t.Skip("the virtual machine with the real driver takes too long for short mode")
+	} else if race {
+		t.Skip("the real driver is asked without the race detector only, which it does not concern")
 	}
 	if dir == "" {
 		dir = beside()

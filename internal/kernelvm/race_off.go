@@ -1,0 +1,5 @@
+//go:build !race
+
+package kernelvm
+
+const race = false
