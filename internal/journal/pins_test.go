@@ -90,7 +90,7 @@ func TestPins(t *testing.T) {
 // A full flush goes from old to new, of one entry by kind, and leaves btree nodes for the end; each function is called once.
 func TestFlushOrder(t *testing.T) {
 	r := newRig(t, 1)
-	r.cfg.ReclaimDelay = time.Hour
+	r.cfg.ReclaimDelay, r.cfg.FlushDelay = time.Hour, time.Hour
 	w := r.start()
 	var mu sync.Mutex
 	var got []string
@@ -156,6 +156,11 @@ func TestFlushOrder(t *testing.T) {
 	}
 	if did, err := w.FlushPins(ctx, newest); did || err != nil {
 		t.Errorf("flushed again: %v, %v", did, err)
+	}
+	// An open entry is written so that it is not needed either.
+	last := r.put(9, 2)
+	if did, err := w.FlushPins(ctx, last); did || err != nil || w.LastSeq() != last+1 {
+		t.Errorf("open entry: %v, %v, entries from %d on are needed", did, err, w.LastSeq())
 	}
 	r.stop()
 }

@@ -470,12 +470,17 @@ func TestReplayIsKept(t *testing.T) {
 	w := r.start()
 	h := &holder{w: w}
 	h.hold(r.put(1, 2))
-	r.put(2, 2)
+	for id := range uint64(27) { // more than half of the buckets
+		r.put(id+2, 2000)
+	}
 	if err := w.Flush(ctx); err != nil {
 		t.Fatal(err)
 	}
 	w.Abort()
 	back := r.readBack()
+	if len(back.ids) != 28 {
+		t.Fatalf("%d records", len(back.ids))
+	}
 	resume := back.sel.Resume(nil)
 	if resume.First <= back.sel.Highest+8 || !resume.Blacklist.Contains(back.sel.Flush+1) || resume.Blacklist.Contains(back.sel.Flush) ||
 		resume.Blacklist.Contains(resume.First) || !resume.Blacklist.Contains(resume.First-1) {
@@ -486,8 +491,17 @@ func TestReplayIsKept(t *testing.T) {
 	w = r.start()
 	var pin Pin
 	w.AddPin(back.sel.LastSeq, &pin, PinBtreeNode, h.flush) // what replay does
-	for id := range uint64(50) {
-		r.put(id+3, 800)
+	more := 0
+	for {
+		short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+		_, err := putRecord(short, w, 1000+uint64(more), 800, WatermarkNormal)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		more++
 	}
 	if err := w.Flush(ctx); err != nil {
 		t.Fatal(err)
@@ -504,14 +518,16 @@ func TestReplayIsKept(t *testing.T) {
 			t.Errorf("%d records of %d, problems %q", len(got.ids), want, got.sel.Problems)
 		}
 	}
-	check(52)
+	check(28 + more)
 	w.ReplayDone()
 	w.ReplayDone()
-	r.put(100, 2)
+	if _, err := putRecord(ctx, w, 100, 2, WatermarkReclaim); err != nil {
+		t.Fatal(err)
+	}
 	if err := w.Flush(ctx); err != nil {
 		t.Fatal(err)
 	}
-	check(53) // the pin is still there
+	check(29 + more) // the pin is still there
 	w.DropPin(&pin)
 	r.put(101, 2)
 	if err := w.Flush(ctx); err != nil {
@@ -577,11 +593,15 @@ func TestFullJournal(t *testing.T) {
 	}
 	// Whatever fills the journal up, there is room for an entry that says what is not needed any more.
 	h.hold(r.put(4, 2))
-	for err := error(nil); err != ErrWouldBlock || w.seqOndisk.Load() != w.Current(); {
-		if err = w.TryReserve(2000, WatermarkReclaim, &res); err == nil {
-			res.Done()
-		} else if err != ErrWouldBlock {
-			t.Fatal(err)
+	for _, n := range []int{2000, 1} {
+		for err := error(nil); err != ErrWouldBlock || w.seqOndisk.Load() != w.Current(); {
+			if err = w.TryReserve(n, WatermarkReclaim, &res); err == nil {
+				res.Done()
+				err = w.Deliver(ctx) // each gets an entry of its own
+			}
+			if err != nil && err != ErrWouldBlock {
+				t.Fatal(err)
+			}
 		}
 	}
 	w.DropPin(&h.pin)
