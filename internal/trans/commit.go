@@ -91,35 +91,74 @@ func (tx *Tx) commit() error {
 	return nil
 }
 
-// runTriggers lets updates carry their consequences, in the order of btrees but for alloc, which comes last, as the others change
-// the keys there.
+// overwritten marks updates of which the trigger has seen what they replace, but not what they put there.
+const overwritten UpdateFlags = 1 << 4
+
+// runTriggers lets updates carry their consequences. What goes comes before what is put in its place: a pointer that moves from one key to
+// another has its backpointer removed and set, in this order. The leaves of the alloc btree are last, as the others, its own interior nodes
+// among them, change the keys there.
 func (tx *Tx) runTriggers() error {
 	if tx.s.cfg.Trigger == nil {
 		return nil
 	}
 	for _, last := range []bool{false, true} {
-		for i := 0; i < len(tx.updates); i++ {
-			u := &tx.updates[i]
-			if u.done || !last && u.btree == ondisk.BtreeAlloc {
-				continue
-			}
-			u.done = true
-			if u.flags&NoTriggers != 0 {
-				continue
-			}
-			btree, level, old, k, n := u.btree, u.level, u.old, u.key, len(tx.updates)
-			if err := tx.s.cfg.Trigger(tx, btree, level, &old, &k, u.flags); err != nil {
-				return err
-			}
-			if j, ok := tx.find(btree, level, k.Pos); ok {
-				tx.updates[j].key = k
-			}
-			if len(tx.updates) != n {
-				i = -1 // there may be new ones before
+		for n := -1; n != len(tx.updates); {
+			n = len(tx.updates)
+			for _, insert := range []bool{false, true} {
+				if err := tx.runTriggersOf(last, insert); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
+}
+
+// runTriggersOf runs the triggers that are due: of what is replaced, or of what is inserted.
+func (tx *Tx) runTriggersOf(last, insert bool) error {
+	for i := 0; i < len(tx.updates); i++ {
+		u := &tx.updates[i]
+		if u.done || !last && u.btree == ondisk.BtreeAlloc && u.level == 0 {
+			continue
+		}
+		old, k, absent := u.old, u.key, ondisk.Key{Pos: u.key.Pos}
+		switch {
+		case u.flags&NoTriggers != 0:
+			u.done = true
+			continue
+		case !insert && old.Type == ondisk.KeyDeleted:
+			continue
+		case !insert && k.Type != ondisk.KeyDeleted && !tx.sameTrigger(old.Type, k.Type):
+			if u.flags&overwritten != 0 {
+				continue
+			}
+			u.flags |= overwritten
+			k = absent
+		case u.flags&overwritten != 0:
+			u.done = true
+			old = absent
+		default:
+			u.done = true
+		}
+		btree, level, done, n := u.btree, u.level, u.done, len(tx.updates)
+		if err := tx.s.cfg.Trigger(tx, btree, level, &old, &k, u.flags&^overwritten); err != nil {
+			return err
+		}
+		if j, ok := tx.find(btree, level, k.Pos); ok && done {
+			tx.updates[j].key = k
+		}
+		if len(tx.updates) != n {
+			i = -1 // there may be new ones before
+		}
+	}
+	return nil
+}
+
+func (tx *Tx) sameTrigger(a, b ondisk.KeyType) bool {
+	if tx.s.cfg.SameTrigger != nil {
+		return tx.s.cfg.SameTrigger(a, b)
+	}
+	return a == b
 }
 
 func (tx *Tx) dropZeroDeltas() {
@@ -180,10 +219,17 @@ func (tx *Tx) makeRoom() error {
 		}
 		n := 0
 		at := tx.updates[i].key.Pos
-		for ; i < len(tx.updates) && tx.updates[i].node == b; i++ {
-			n += sizeOf(&tx.updates[i].key)
+		for ; i < len(tx.updates); i++ {
+			switch u := &tx.updates[i]; {
+			case u.node == b:
+				n += sizeOf(&u.key)
+				continue
+			case u.node == nil && u.slot != nil: // between others of a leaf
+				continue
+			}
+			break
 		}
-		if !b.fake && b.keys.Room(n) {
+		if b.hasRoom(n) {
 			continue
 		}
 		tx.unlock()
@@ -198,7 +244,9 @@ func (tx *Tx) makeRoom() error {
 func (tx *Tx) journalU64s() int {
 	n := 0
 	for i := range tx.updates {
-		n += 1 + sizeOf(&tx.updates[i].key)
+		if u := &tx.updates[i]; u.flags&noRecord == 0 {
+			n += 1 + sizeOf(&u.key)
+		}
 	}
 	for i := range tx.buffered {
 		n += 1 + sizeOf(&tx.buffered[i].key)
@@ -224,6 +272,9 @@ func (tx *Tx) fillJournal() {
 	b := tx.res.Bytes()[:0]
 	for i := range tx.updates {
 		u := &tx.updates[i]
+		if u.flags&noRecord != 0 {
+			continue
+		}
 		t := ondisk.JsetBtreeKeys
 		if u.level > 0 && u.key.Type != ondisk.KeyDeleted && tx.isRoot(u) {
 			t = ondisk.JsetBtreeRoot
@@ -325,7 +376,7 @@ func (tx *Tx) commitDirect(b *bnode, keys []directKey, done func()) error {
 	for i := range keys {
 		n += sizeOf(&keys[i].key)
 	}
-	if n > 0 && (b.fake || !b.keys.Room(n)) {
+	if n > 0 && !b.hasRoom(n) {
 		tx.unlock()
 		if err := tx.s.grow(tx.ctx, b, keys[0].key.Pos, n, tx.watermark); err != nil {
 			return err
