@@ -92,8 +92,8 @@ func lastUse(sb *ondisk.Superblock) uint64 {
 	return last
 }
 
-// FromMember makes the superblock of a device from that of another member of its filesystem. Where its journal lay the other does
-// not know: it has none, and the next mount makes one.
+// FromMember makes the superblock of a device from that of another member of its filesystem. Where its journal lay the other's does
+// not say: it has none, and the next mount makes one, unless the caller knows better.
 func FromMember(src *ondisk.Superblock, index int, deviceSize int64) (*ondisk.Superblock, error) {
 	members, err := src.Members()
 	if err != nil {
