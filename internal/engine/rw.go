@@ -258,7 +258,7 @@ func (rw *RW) makeStore(sb *ondisk.Superblock, plan *journalPlan) error {
 		Csum: csum, Key: key, ExtentTypeU64s: sb.ExtentTypeU64s(), CacheBytes: rw.opts.NodeCacheBytes,
 		Roots: roots, Overlay: overlay, ReplaySeqs: plan.replay,
 		ReadNode: rw.readNode, WriteNode: rw.writeNode, Alloc: nodeAllocator{rw}, Replicas: replicasTable{rw},
-		Trigger: rw.trigger, Atomic: rw.atomic, Counters: rw.count,
+		Trigger: rw.trigger, SameTrigger: alloc.SameTrigger, Atomic: rw.atomic, Counters: rw.count,
 		IsAncestor: rw.isAncestor, Rand: rw.wopts.Rand, OnError: rw.fail,
 		Logf: rw.message,
 	})
