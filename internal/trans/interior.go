@@ -2,7 +2,6 @@ package trans
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -30,7 +29,7 @@ type interiorUpdate struct {
 	news []newNode
 	keys []interiorKey
 
-	parent *bnode // that is blocked; nil if the root was replaced
+	parent *bnode // that is blocked; nil if there is a new root
 	pin    journal.Pin
 
 	written chan struct{} // closed when the new nodes are written
@@ -48,11 +47,14 @@ type newNode struct {
 type interiorKey struct {
 	level    uint8 // of the node that holds it
 	old, new ondisk.Key
-	root     bool // new is the root
+	flags    UpdateFlags // applied, and:
 }
 
-// rootPointer marks the update of a root: it is journalled as one.
-const rootPointer UpdateFlags = 1 << 7
+// Flags of updates of pointers.
+const (
+	rootPointer UpdateFlags = 1 << (7 - iota) // it is the root's: journalled as one
+	noRecord                                  // nothing is journalled, as no node has it: a root that goes away
+)
 
 // maxPtrU64s is the size of the largest pointer to a node.
 const maxPtrU64s = keyU64s + 5 + 4
@@ -78,308 +80,6 @@ func raise(w journal.Watermark) journal.Watermark {
 		return journal.WatermarkBtreeCopygc
 	}
 	return w
-}
-
-// grow makes room in the node that covers p for keys of n words: by splitting it or writing it anew.
-func (s *Store) grow(ctx context.Context, b *bnode, p ondisk.Pos, n int, w journal.Watermark) error {
-	g := growth{s: s, tree: b.tree, level: b.level, at: p, words: n, watermark: raise(w)}
-	defer g.release()
-	s.interior.throttle(w)
-	return s.run(ctx, g.watermark, false, g.try)
-}
-
-// growth is the state of one call of grow, over restarts.
-type growth struct {
-	s         *Store
-	tree      *tree
-	level     uint8
-	at        ondisk.Pos
-	words     int // 0: the node is to be written anew whether it has room or not
-	watermark journal.Watermark
-	spaces    []NodeSpace // allocated, not used yet
-	extra     int         // more nodes than are thought to be needed
-}
-
-func (g *growth) release() {
-	for i := range g.spaces {
-		g.spaces[i].release()
-	}
-	g.spaces = nil
-}
-
-func (g *growth) try(tx *Tx) error {
-	b, err := tx.lockNode(g.tree, g.level, g.at, six.Intent)
-	if err != nil {
-		return err
-	}
-	if b == nil {
-		return nil
-	}
-	if !b.fake && g.words > 0 && b.keys.Room(g.words) {
-		return nil // somebody was here before
-	}
-	chain := []*bnode{b}
-	var parent *bnode
-	need := max(b.keys.Parts(), 1)
-	for top := b; !g.isRoot(top); {
-		p, err := tx.lockNode(g.tree, top.level+1, g.at, six.Intent)
-		if err != nil {
-			return err
-		}
-		if p.keys.Room(top.keys.Parts() * maxPtrU64s) {
-			parent = p
-			break
-		}
-		chain = append(chain, p)
-		top = p
-		need += max(p.keys.Parts(), 1) + 1
-	}
-	need += 1 + g.extra // a new root
-	if len(g.spaces) < need {
-		return g.allocate(tx, need-len(g.spaces))
-	}
-	return g.replace(tx, chain, parent)
-}
-
-func (g *growth) isRoot(b *bnode) bool { return g.tree.root.Load() == b.self }
-
-// allocate gets space for n more nodes. If that takes waiting the locks are given up, and the transaction restarts.
-func (g *growth) allocate(tx *Tx, n int) error {
-	spaces, err := g.s.cfg.Alloc.AllocNodes(tx.ctx, n, g.watermark, true)
-	if errors.Is(err, ErrWouldBlock) {
-		tx.unlock()
-		spaces, err = g.s.cfg.Alloc.AllocNodes(tx.ctx, n, g.watermark, false)
-	}
-	g.spaces = append(g.spaces, spaces...)
-	if err != nil {
-		return err
-	}
-	return restartSplit
-}
-
-// replace makes the new nodes of a chain, from the bottom up, and puts them in place of the old ones.
-func (g *growth) replace(tx *Tx, chain []*bnode, parent *bnode) error {
-	u := &interiorUpdate{tree: g.tree, olds: chain, parent: parent, written: make(chan struct{})}
-	var below []*child // that replace the node below
-	for i, b := range chain {
-		keys := b.keys
-		if i > 0 {
-			keys = b.keys.Compact(g.s.newSeq())
-			for _, c := range below {
-				keys.Set(c.key.Load(), 0)
-			}
-		}
-		made, err := g.remake(u, b, keys, i > 0)
-		if err != nil {
-			return err
-		}
-		g.linkBelow(made, b, below)
-		below = below[:0:0]
-		for _, m := range made {
-			below = append(below, m.self)
-		}
-	}
-	top := chain[len(chain)-1]
-	if parent == nil && len(below) > 1 {
-		root, err := g.newRoot(u, top, below)
-		if err != nil {
-			return err
-		}
-		below = []*child{root.self}
-	}
-	g.describe(u, chain)
-	return g.publish(tx, u, top, below)
-}
-
-// remake makes the nodes that take over the keys of an old node b.
-func (g *growth) remake(u *interiorUpdate, b *bnode, keys *node.Node, copied bool) ([]*bnode, error) {
-	s := g.s
-	var parts []*node.Node
-	switch n := keys.Parts(); {
-	case n == 1 && copied:
-		parts = []*node.Node{keys}
-	case n == 1:
-		parts = []*node.Node{keys.Compact(s.newSeq())}
-	case n == 2:
-		l, r, err := keys.Split([2]uint64{s.newSeq(), s.newSeq()}, nil)
-		if err != nil {
-			return nil, err
-		}
-		parts = []*node.Node{l, r}
-	default:
-		seqs := make([]uint64, n)
-		for i := range seqs {
-			seqs[i] = s.newSeq()
-		}
-		var err error
-		if parts, err = keys.SplitN(seqs, nil); err != nil {
-			return nil, err
-		}
-	}
-	var made []*bnode
-	for _, keys := range parts {
-		m, err := g.makeNode(u, keys)
-		if err != nil {
-			return nil, err
-		}
-		made = append(made, m)
-	}
-	return made, nil
-}
-
-// makeNode gives new keys a place and prepares their first write.
-func (g *growth) makeNode(u *interiorUpdate, keys *node.Node) (*bnode, error) {
-	s := g.s
-	if len(g.spaces) == 0 {
-		g.extra++ // more than was expected
-		return nil, g.undo(u, restartSplit)
-	}
-	w, err := keys.PrepareWrite(&s.writeParams)
-	if err != nil {
-		return nil, err
-	}
-	space := g.spaces[len(g.spaces)-1]
-	g.spaces = g.spaces[:len(g.spaces)-1]
-	id := keys.Identity()
-	ptr := ondisk.BtreePtr{V2: true, Seq: id.Seq, SectorsWritten: uint16(w.End), Min: keys.Min(), Max: keys.Max()}
-	for _, a := range space.Addrs {
-		ptr.Ptrs = ondisk.AppendNodeAddr(ptr.Ptrs, a)
-	}
-	c := newChild(id.Level, ptr.Key())
-	b := s.newNode(g.tree, c, keys.Min(), keys.Max())
-	b.keys, b.owner = keys, u
-	c.node.Store(b)
-	u.news = append(u.news, newNode{b: b, space: space, write: w})
-	return b, nil
-}
-
-// linkBelow gives new interior nodes their indexes: the children of the old node, with those replaced that the update made.
-func (g *growth) linkBelow(made []*bnode, old *bnode, below []*child) {
-	if old.level == 0 {
-		return
-	}
-	x := old.index.Load()
-	if len(below) > 0 {
-		x = x.replace(below[0].key.Load().Pos, below[len(below)-1].key.Load().Pos, below)
-	}
-	for _, m := range made {
-		lo, hi := x.find(m.min), x.find(m.max)+1
-		m.index.Store(&index{maxes: x.maxes[lo:hi:hi], children: x.children[lo:hi:hi]})
-	}
-}
-
-// newRoot makes a root above the nodes that replace the old one.
-func (g *growth) newRoot(u *interiorUpdate, old *bnode, below []*child) (*bnode, error) {
-	if old.level+1 >= journal.MaxLevels {
-		return nil, fmt.Errorf("btree %v is full: it would need more than %d levels", g.tree.id, journal.MaxLevels)
-	}
-	p := g.s.nodeParams(g.tree.id, old.level+1)
-	p.Seq, p.Min, p.Max = g.s.newSeq(), ondisk.PosMin, ondisk.SPosMax
-	keys := node.New(p)
-	x := &index{}
-	for _, c := range below {
-		k := c.key.Load()
-		keys.Set(k, 0)
-		x.maxes = append(x.maxes, k.Pos)
-		x.children = append(x.children, c)
-	}
-	b, err := g.makeNode(u, keys)
-	if err != nil {
-		return nil, err
-	}
-	b.index.Store(x)
-	return b, nil
-}
-
-// describe lists the pointers that change: for each level what the old nodes' were and the new ones' are.
-func (g *growth) describe(u *interiorUpdate, olds []*bnode) {
-	at := func(level uint8, p ondisk.Pos) *interiorKey {
-		for i := range u.keys {
-			if k := &u.keys[i]; k.level == level && k.new.Pos == p {
-				return k
-			}
-		}
-		u.keys = append(u.keys, interiorKey{level: level, old: ondisk.Key{Pos: p}, new: ondisk.Key{Pos: p}})
-		return &u.keys[len(u.keys)-1]
-	}
-	for _, b := range olds {
-		if !b.fake {
-			at(b.level+1, b.max).old = *b.self.key.Load()
-		}
-	}
-	for _, n := range u.news {
-		at(n.b.level+1, n.b.max).new = *n.b.self.key.Load()
-	}
-}
-
-// publish puts the new nodes in place and queues the update for what is left to do.
-func (g *growth) publish(tx *Tx, u *interiorUpdate, top *bnode, below []*child) error {
-	s := g.s
-	// All locks first: from the first change on there is no way back.
-	if u.parent != nil {
-		if err := tx.lockMore(u.parent, six.Exclusive); err != nil {
-			return g.undo(u, err)
-		}
-	}
-	for _, b := range u.olds {
-		if err := tx.lockMore(b, six.Exclusive); err != nil {
-			return g.undo(u, err)
-		}
-	}
-	for _, n := range u.news { // not evicted before they are reachable
-		s.cache.add(n.b, int64(n.b.keys.MemBytes()))
-	}
-	if p := u.parent; p != nil {
-		for i := range u.keys {
-			if k := &u.keys[i]; k.level == p.level {
-				if k.new.Type == ondisk.KeyDeleted {
-					p.keys.Delete(k.new.Pos, 0)
-				} else {
-					p.keys.Set(&k.new, 0)
-				}
-			}
-		}
-		p.index.Store(p.index.Load().replace(u.first(p.level), top.max, below))
-		p.wmu.Lock()
-		p.blocked++
-		p.wmu.Unlock()
-	} else {
-		g.tree.root.Store(below[0])
-		for i := range u.keys {
-			u.keys[i].root = u.keys[i].level == below[0].level+1 && u.keys[i].new.Type != ondisk.KeyDeleted
-		}
-	}
-	for _, b := range u.olds {
-		s.addPinOf(&u.pin, &b.pin, journal.PinInteriorUpdate, noFlush)
-		s.addPinOf(&u.pin, &b.writePin, journal.PinInteriorUpdate, noFlush)
-		if b.pinned {
-			s.journal.DropPin(&b.pin)
-			b.pinned = false
-		}
-		b.dead.Store(true)
-		s.cache.remove(b)
-	}
-	s.interior.enqueue(s, u)
-	return nil
-}
-
-// first is the position of the first child below level that the update replaces.
-func (u *interiorUpdate) first(level uint8) ondisk.Pos {
-	p := ondisk.SPosMax
-	for i := range u.keys {
-		if k := &u.keys[i]; k.level == level && k.new.Pos.Less(p) {
-			p = k.new.Pos
-		}
-	}
-	return p
-}
-
-// undo gives the spaces back of an update that was not published.
-func (g *growth) undo(u *interiorUpdate, err error) error {
-	for _, n := range u.news {
-		g.spaces = append(g.spaces, n.space)
-	}
-	return err
 }
 
 // enqueue starts the writes of an update and queues what comes after them. The caller holds the exclusive lock of the ancestor, so that the
@@ -493,11 +193,7 @@ func (s *Store) finish(ctx context.Context, u *interiorUpdate) error {
 	err := s.run(ctx, journal.WatermarkInteriorUpdates, true, func(tx *Tx) error {
 		for i := range u.keys {
 			k := &u.keys[i]
-			flags := applied
-			if k.root {
-				flags |= rootPointer
-			}
-			tx.addInterior(u.tree.id, k.level, k.old, k.new, flags)
+			tx.addInterior(u.tree.id, k.level, k.old, k.new, applied|k.flags)
 		}
 		tx.OnCommit(func(seq uint64) {
 			s.journal.AddPin(seq, &hold, journal.PinInteriorUpdate, noFlush)
@@ -553,7 +249,9 @@ func (s *Store) unblock(ctx context.Context, u *interiorUpdate, seq uint64) erro
 				again = append(again, p)
 			}
 			p.wmu.Unlock()
-			if p.dead.Load() {
+			if by := p.replacedBy; by != nil {
+				// What took its place has the pointers too, but is not reachable yet: until then it takes the entry to find them.
+				s.journal.AddPin(seq, &by.pin, journal.PinInteriorUpdate, noFlush)
 				return nil
 			}
 			p.keys.NoteSeq(seq)
@@ -564,7 +262,7 @@ func (s *Store) unblock(ctx context.Context, u *interiorUpdate, seq uint64) erro
 		return nil
 	})
 	for _, b := range again {
-		s.wg.Go(func() { s.writeSoon(b) })
+		s.writeSoon(b)
 	}
 	return err
 }

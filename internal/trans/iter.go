@@ -39,6 +39,7 @@ type Iter struct {
 	cached  bool
 
 	pos ondisk.Pos // where the iterator stands
+	end bool       // it stands behind all positions
 	key ondisk.Key // of the last Peek, for Advance
 
 	leaf *bnode
@@ -77,7 +78,7 @@ func (it *Iter) reset(tx *Tx) {
 func (it *Iter) Pos() ondisk.Pos { return it.pos }
 
 // Seek moves the iterator to p.
-func (it *Iter) Seek(p ondisk.Pos) { it.pos = p }
+func (it *Iter) Seek(p ondisk.Pos) { it.pos, it.end = p, false }
 
 func (it *Iter) kind() six.Kind {
 	if it.flags&Intent != 0 {
@@ -107,12 +108,13 @@ func (it *Iter) at(p ondisk.Pos) (bool, error) {
 	}
 	old := it.leaf
 	it.leaf = nil
-	b, err := it.tx.lockNode(it.tree, it.level, p, it.kind())
+	scan := it.flags&Scanning != 0
+	b, err := it.tx.holdNode(it.tree, it.level, p, it.kind(), scan)
+	if old != nil && scan {
+		it.tx.leaveNode(old)
+	}
 	if err != nil {
 		return false, err
-	}
-	if old != nil && it.flags&Scanning != 0 && old != b {
-		it.tx.unlockRead(old)
 	}
 	if b == nil {
 		return false, nil
@@ -128,22 +130,12 @@ func (it *Iter) Close() {
 		return
 	}
 	if it.slot != nil {
-		it.tx.unlockSlot(it.slot)
+		it.tx.leaveSlot(it.slot)
 	}
 	if it.leaf != nil {
-		it.tx.unlockRead(it.leaf)
+		it.tx.leaveNode(it.leaf)
 	}
 	it.leaf, it.slot = nil, nil
-}
-
-// unlockRead gives up a node unless it is to be updated.
-func (tx *Tx) unlockRead(b *bnode) {
-	for i := range tx.updates {
-		if tx.updates[i].node == b {
-			return
-		}
-	}
-	tx.unlockNode(b)
 }
 
 // raw returns the first key at p or behind that is not deleted: what the leaf says, the key cache, and the transaction itself. The
@@ -176,6 +168,9 @@ func (it *Iter) raw(p, last ondisk.Pos) (ondisk.Key, bool, error) {
 				if u := &tx.updates[ui]; u.key.Type != ondisk.KeyDeleted {
 					return u.key, true, nil
 				}
+				if !pos.Less(last) {
+					return ondisk.Key{}, false, nil
+				}
 				ui++
 				p = pos.Next()
 				continue
@@ -206,17 +201,20 @@ func (it *Iter) raw(p, last ondisk.Pos) (ondisk.Key, bool, error) {
 // throughCache returns what the key cache says of the position of k, which the leaf has, and holds its slot: the rule.
 func (it *Iter) throughCache(k ondisk.Key) (ondisk.Key, error) {
 	tx := it.tx
-	if it.flags&Scanning != 0 && it.slot != nil && it.slot.at.pos != k.Pos {
-		tx.unlockSlot(it.slot)
+	scan := it.flags&Scanning != 0
+	if it.slot != nil && it.slot.at.pos != k.Pos {
+		tx.leaveSlot(it.slot)
 		it.slot = nil
 	}
-	held := len(tx.slots)
-	s, err := tx.lockSlot(it.tree.id, k.Pos, it.kind())
-	if err != nil {
-		return k, err
-	}
-	if it.flags&Scanning != 0 && len(tx.slots) > held {
-		it.slot = s
+	s := it.slot
+	if s == nil {
+		var err error
+		if s, err = tx.holdSlot(it.tree.id, k.Pos, it.kind(), scan); err != nil {
+			return k, err
+		}
+		if scan {
+			it.slot = s
+		}
 	}
 	if c := s.key.Load(); c != nil {
 		return *c, nil
@@ -237,6 +235,12 @@ func (it *Iter) PeekMax(end ondisk.Pos) (ondisk.Key, bool, error) {
 		if p = p.NextSlot(); it.filter {
 			p.Snapshot = snapshot
 		}
+		if slotLess(p, it.pos) {
+			return ondisk.Key{}, false, nil // it stands at the very last slot
+		}
+	}
+	if it.end {
+		return ondisk.Key{}, false, nil
 	}
 	last := end
 	switch {
@@ -251,15 +255,20 @@ func (it *Iter) PeekMax(end ondisk.Pos) (ondisk.Key, bool, error) {
 			return ondisk.Key{}, false, err
 		}
 		if it.filter {
+			next := p
 			switch {
 			case k.Pos.Snapshot < snapshot:
-				p = k.Pos.WithSnapshot(snapshot)
-				continue
+				next = k.Pos.WithSnapshot(snapshot)
 			case !it.tx.s.isAncestor(k.Pos.Snapshot, snapshot):
-				p = k.Pos.Next()
-				continue
+				next = k.Pos.Next()
 			case k.Type == ondisk.KeyWhiteout && it.flags&Whiteouts == 0 || k.Type == ondisk.KeyExtentWhiteout:
-				p = k.Pos.NextSlot().WithSnapshot(snapshot)
+				next = k.Pos.NextSlot().WithSnapshot(snapshot)
+			}
+			if next != p {
+				if slotLess(next, k.Pos) {
+					return ondisk.Key{}, false, nil // that was the very last slot
+				}
+				p = next
 				continue
 			}
 		}
@@ -296,8 +305,8 @@ func (it *Iter) Advance() {
 		it.pos = it.pos.NextSlot()
 	default:
 		it.pos = it.key.Pos.Next()
-		return
 	}
+	it.end = it.pos.Less(it.key.Pos.WithSnapshot(0))
 	if it.filter || it.extents {
 		it.pos.Snapshot = snapshot
 	}

@@ -106,34 +106,66 @@ func (c *keyCache) put(s *slot) {
 
 // lockSlot locks the slot of a position until the transaction ends.
 func (tx *Tx) lockSlot(btree ondisk.BtreeID, p ondisk.Pos, kind six.Kind) (*slot, error) {
-	for _, s := range tx.slots {
-		if s.at.btree == btree && s.at.pos == p {
-			if tx.locker.Holds(&s.lock) >= kind {
-				return s, nil
+	return tx.holdSlot(btree, p, kind, false)
+}
+
+// holdSlot is [Tx.lockSlot], but if scan is set then the lock is only kept until [Tx.leaveSlot], unless somebody else in the
+// transaction keeps it.
+func (tx *Tx) holdSlot(btree ondisk.BtreeID, p ondisk.Pos, kind six.Kind, scan bool) (*slot, error) {
+	if len(tx.slots) <= maxSlotScan {
+		for i := range tx.slots {
+			if h := &tx.slots[i]; h.s.at.btree == btree && h.s.at.pos == p {
+				return h.s, tx.useSlot(h, kind, scan)
 			}
-			return s, tx.lock(&s.lock, kind)
 		}
 	}
 	s := tx.s.keys.get(btree, p)
+	if len(tx.slots) > maxSlotScan && tx.locker.Holds(&s.lock) != six.None {
+		tx.s.keys.put(s)
+		for i := range tx.slots {
+			if h := &tx.slots[i]; h.s == s {
+				return s, tx.useSlot(h, kind, scan)
+			}
+		}
+	}
 	if err := tx.lock(&s.lock, kind); err != nil {
 		tx.s.keys.put(s)
 		return nil, err
 	}
-	tx.slots = append(tx.slots, s)
+	tx.slots = append(tx.slots, heldSlot{s: s})
+	tx.slots[len(tx.slots)-1].use(scan)
 	return s, nil
 }
 
-// unlockSlot gives up a slot, in a scan.
-func (tx *Tx) unlockSlot(s *slot) {
+// maxSlotScan is among how many slots of a transaction one is searched by its position. If there are more, the cache finds it and the locker
+// tells whether it is among them.
+const maxSlotScan = 32
+
+func (tx *Tx) useSlot(h *heldSlot, kind six.Kind, scan bool) error {
+	if tx.locker.Holds(&h.s.lock) < kind {
+		if err := tx.lock(&h.s.lock, kind); err != nil {
+			return err
+		}
+	}
+	h.use(scan)
+	return nil
+}
+
+// leaveSlot ends what [Tx.holdSlot] began for an iterator that scans.
+func (tx *Tx) leaveSlot(s *slot) {
 	for i := len(tx.slots) - 1; i >= 0; i-- {
-		if tx.slots[i] == s {
+		if tx.slots[i].s != s {
+			continue
+		}
+		if tx.slots[i].leave() {
 			n := len(tx.slots) - 1
-			tx.slots[i], tx.slots[n] = tx.slots[n], nil
+			tx.slots[i] = tx.slots[n]
+			tx.slots[n] = heldSlot{}
 			tx.slots = tx.slots[:n]
 			tx.locker.UnlockAllOf(&s.lock)
 			tx.s.keys.put(s)
-			return
 		}
+		return
 	}
 }
 
@@ -159,19 +191,15 @@ func (tx *Tx) fill(s *slot) (ondisk.Key, error) {
 
 // leafKey returns what the leaf says of a position.
 func (tx *Tx) leafKey(btree ondisk.BtreeID, p ondisk.Pos) (ondisk.Key, error) {
-	had := len(tx.nodes)
-	b, err := tx.lockNode(&tx.s.trees[btree], 0, p, six.Shared)
+	b, err := tx.holdNode(&tx.s.trees[btree], 0, p, six.Shared, true)
 	if err != nil {
 		return ondisk.Key{}, err
 	}
-	k, ok := b.keys.Get(p)
-	if !ok {
-		k = ondisk.Key{Pos: p}
+	defer tx.leaveNode(b)
+	if k, ok := b.keys.Get(p); ok {
+		return k, nil
 	}
-	if len(tx.nodes) > had {
-		tx.unlockNode(b)
-	}
-	return k, nil
+	return ondisk.Key{Pos: p}, nil
 }
 
 // store puts a committed change into a slot that is locked exclusively.
@@ -204,6 +232,10 @@ func (c *keyCache) drop(s *slot) {
 func (c *keyCache) flush(ctx context.Context, s *slot, wanted uint64) error {
 	sh := c.shard(s.at)
 	sh.mu.Lock()
+	if sh.slots[s.at] != s { // it was emptied meanwhile; another may have taken its place
+		sh.mu.Unlock()
+		return nil
+	}
 	s.refs++ // it stays in the map
 	sh.mu.Unlock()
 	defer c.put(s)

@@ -101,9 +101,12 @@ type Config struct {
 
 	// Trigger adds to a transaction what an update of a key entails, and may change new. Atomic does what is left when the journal entry is
 	// known, with all locks held; it must not fail. Counters is told of changes of accounting counters.
-	Trigger  func(tx *Tx, btree ondisk.BtreeID, level uint8, old, new *ondisk.Key, flags UpdateFlags) error
-	Atomic   func(btree ondisk.BtreeID, level uint8, old, new *ondisk.Key, seq uint64)
-	Counters func(tx *Tx, deltas []Delta)
+	Trigger func(tx *Tx, btree ondisk.BtreeID, level uint8, old, new *ondisk.Key, flags UpdateFlags) error
+	// SameTrigger reports whether keys of two types are of one kind: then one call of Trigger gets both sides of a change, else there are two, the
+	// first with what is replaced. nil: if the types are the same.
+	SameTrigger func(old, new ondisk.KeyType) bool
+	Atomic      func(btree ondisk.BtreeID, level uint8, old, new *ondisk.Key, seq uint64)
+	Counters    func(tx *Tx, deltas []Delta)
 
 	// IsAncestor reports whether snapshot a is b or an ancestor of it; nil: every snapshot is its own only one.
 	IsAncestor func(a, b uint32) bool

@@ -68,11 +68,25 @@ type bnode struct {
 	reachable bool            // a durable pointer leads, or will lead, here: appends are allowed
 	owner     *interiorUpdate // that creates the node, until it is reachable
 
+	replacedBy *interiorUpdate // that made it dead; guarded by lock
+
 	cacheIndex int // in nodeCache.nodes; guarded by its mutex
 	bytes      int64
 }
 
 func (b *bnode) covers(p ondisk.Pos) bool { return !p.Less(b.min) && !b.max.Less(p) }
+
+// memBytes is the memory that the node takes, to be called with the lock held.
+func (b *bnode) memBytes() int64 {
+	n := int64(b.keys.MemBytes())
+	if x := b.index.Load(); x != nil {
+		n += int64(len(x.children)) * edgeBytes
+	}
+	return n
+}
+
+// edgeBytes is about what an edge takes, with its place in the index and its pointer.
+const edgeBytes = 250
 
 // index is the immutable list of an interior node's children in order.
 type index struct {
@@ -186,7 +200,7 @@ func (s *Store) load(ctx context.Context, t *tree, c *child) (*bnode, error) {
 			return nil, &NodeError{Btree: t.id, Level: c.level, Min: disk.Min, Max: disk.Max, Err: err}
 		}
 	}
-	n := int64(b.keys.MemBytes()) // while nobody else sees it
+	n := b.memBytes() // while nobody else sees it
 	c.node.Store(b)
 	s.cache.add(b, n) // from now on it may be evicted
 	return b, nil

@@ -57,7 +57,7 @@ const (
 	BucketInvalidate
 
 	exact   // an extent is stored as it is: nothing it overlaps is cut
-	applied // an interior update: the node has the key already, only the journal is to get it
+	applied // a pointer: the node has it already, only the journal is to get it
 )
 
 // Tx is a transaction: what it reads stays as it is until it ends, and what it updates happens at once or not at all.
@@ -73,8 +73,8 @@ type Tx struct {
 	locker *six.Locker
 	write  bool // inside Update
 
-	nodes []*bnode // locked, each once
-	slots []*slot  // locked, each once; references are held
+	nodes []heldNode // locked, each once
+	slots []heldSlot // locked, each once; references are held
 
 	updates  []update // sorted
 	buffered []bufferedUpdate
@@ -88,6 +88,36 @@ type Tx struct {
 	restarts  int
 	seq       uint64 // of the commit
 	res       journal.Reservation
+}
+
+// held says for how long a transaction keeps a lock: to its end, or until iterators that scan have moved on.
+type held struct {
+	keep  bool
+	scans int // iterators that give it up when they move on
+}
+
+func (h *held) use(scan bool) {
+	if scan {
+		h.scans++
+	} else {
+		h.keep = true
+	}
+}
+
+// leave is called for an iterator that scans and has moved on. It reports whether nobody needs the lock any more.
+func (h *held) leave() bool {
+	h.scans--
+	return h.scans == 0 && !h.keep
+}
+
+type heldNode struct {
+	b *bnode
+	held
+}
+
+type heldSlot struct {
+	s *slot
+	held
 }
 
 // update is a pending change of one key.
@@ -139,12 +169,22 @@ func (tx *Tx) lock(l *six.Lock, kind six.Kind) error {
 	return err
 }
 
-// lockNode returns the node of a level that covers p, locked; nil if the btree is not that high. It stays locked until the
-// transaction ends, but see [Tx.unlockNode].
+// lockNode returns the node of a level that covers p, locked until the transaction ends; nil if the btree is not that high.
 func (tx *Tx) lockNode(t *tree, level uint8, p ondisk.Pos, kind six.Kind) (*bnode, error) {
-	for _, b := range tx.nodes { // few
-		if b.tree == t && b.level == level && b.covers(p) {
-			return b, tx.lockMore(b, kind)
+	return tx.holdNode(t, level, p, kind, false)
+}
+
+// holdNode is [Tx.lockNode], but if scan is set then the lock is only kept until [Tx.leaveNode], unless somebody else in the
+// transaction keeps it.
+func (tx *Tx) holdNode(t *tree, level uint8, p ondisk.Pos, kind six.Kind, scan bool) (*bnode, error) {
+	for i := len(tx.nodes) - 1; i >= 0; i-- { // few
+		h := &tx.nodes[i]
+		if b := h.b; b.tree == t && b.level == level && b.covers(p) {
+			if err := tx.lockMore(b, kind); err != nil {
+				return nil, err
+			}
+			h.use(scan)
+			return b, nil
 		}
 	}
 	for {
@@ -156,8 +196,11 @@ func (tx *Tx) lockNode(t *tree, level uint8, p ondisk.Pos, kind six.Kind) (*bnod
 			return nil, err
 		}
 		if !b.dead.Load() && b.level == level && b.covers(p) {
-			b.used.Store(true)
-			tx.nodes = append(tx.nodes, b)
+			if !b.used.Load() {
+				b.used.Store(true)
+			}
+			tx.nodes = append(tx.nodes, heldNode{b: b})
+			tx.nodes[len(tx.nodes)-1].use(scan)
 			return b, nil
 		}
 		tx.locker.Unlock(&b.lock, kind)
@@ -172,14 +215,20 @@ func (tx *Tx) lockMore(b *bnode, kind six.Kind) error {
 	return tx.lock(&b.lock, kind)
 }
 
-// unlockNode gives up a node that the transaction has only read, in a scan.
-func (tx *Tx) unlockNode(b *bnode) {
+// leaveNode ends what [Tx.holdNode] began for an iterator that scans.
+func (tx *Tx) leaveNode(b *bnode) {
 	for i := len(tx.nodes) - 1; i >= 0; i-- {
-		if tx.nodes[i] == b {
-			tx.nodes = slices.Delete(tx.nodes, i, i+1)
-			tx.locker.UnlockAllOf(&b.lock)
-			return
+		if tx.nodes[i].b != b {
+			continue
 		}
+		if tx.nodes[i].leave() {
+			n := len(tx.nodes) - 1
+			tx.nodes[i] = tx.nodes[n]
+			tx.nodes[n] = heldNode{}
+			tx.nodes = tx.nodes[:n]
+			tx.locker.UnlockAllOf(&b.lock)
+		}
+		return
 	}
 }
 
@@ -188,8 +237,8 @@ func (tx *Tx) unlock() {
 	tx.locker.UnlockAll()
 	clear(tx.nodes)
 	tx.nodes = tx.nodes[:0]
-	for _, s := range tx.slots {
-		tx.s.keys.put(s)
+	for i := range tx.slots {
+		tx.s.keys.put(tx.slots[i].s)
 	}
 	clear(tx.slots)
 	tx.slots = tx.slots[:0]

@@ -22,7 +22,7 @@ type world struct {
 	// The journal has a device of its own. It begins with entry first when the store is opened.
 	jdev  *blockdev.Memory
 	first uint64
-	j   *journal.Writer
+	j     *journal.Writer
 
 	mu   sync.Mutex
 	next ondisk.Sector
