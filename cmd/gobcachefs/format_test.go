@@ -56,7 +56,7 @@ func TestFormatAsReference(t *testing.T) {
 			compareFormat(t, fmt.Sprintf("%v, device %d", img, i), path, devices[i])
 		}
 	}
-	if n < 3 {
+	if n < 3 && golden.Full() {
 		t.Errorf("%d images compared", n)
 	}
 }

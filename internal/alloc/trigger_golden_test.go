@@ -66,6 +66,9 @@ func TestReplayGolden(t *testing.T) {
 		})
 	}
 	if n == 0 {
+		if !golden.Full() {
+			t.Skip("no images of version 1.13 among those of testdata/golden")
+		}
 		t.Fatal("no images of version 1.13")
 	}
 }
