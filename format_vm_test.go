@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs"
 	"github.com/go-bcachefs/bcachefs/internal/codec/crypt"
@@ -68,7 +69,7 @@ func everyOption() []formatCase {
 		cases = append(cases, formatCase{name, devices, o})
 	}
 	values := map[string][]string{
-		"block_size": {"512", "1k", "2k", "4k"}, "btree_node_size": {"4k", "64k", "256k"}, "errors": {"continue", "panic", "ro"},
+		"block_size": {"512", "1k", "2k", "4k"}, "btree_node_size": {"16k", "64k", "256k"}, "errors": {"continue", "panic", "ro"},
 		"encoded_extent_max": {"4k", "1M"}, "metadata_checksum": {"none", "crc64", "xxhash"}, "data_checksum": {"none", "crc64", "xxhash"},
 		"compression": {"lz4", "lz4:9", "gzip", "zstd:15"}, "background_compression": {"lz4", "gzip:1", "zstd"},
 		"str_hash": {"crc32c", "crc64"}, "erasure_code": {"1"}, "inodes_32bit": {"0"}, "shard_inode_numbers": {"0"},
@@ -117,6 +118,7 @@ for count in %s; do
     devices=${devices:+$devices:}/dev/vd$letter
     disk=$((disk + 1)) count=$((count - 1))
   done
+  echo "$devices"
   vm_dmesg_mark
   mount -t bcachefs -o rw "$devices" /mnt || { echo "$devices: cannot be mounted"; vm_dmesg_since; exit 1; }
   guesttool populate /mnt/tree 1 5 60 30000 && sync && guesttool churn /mnt/tree 2 60 20 || { echo "$devices: cannot be used"; exit 1; }
@@ -152,7 +154,15 @@ func driverUses(t *testing.T, cases []formatCase) {
 		}
 		all, disks, counts = append(all, paths), append(disks, paths...), append(counts, fmt.Sprint(len(paths)))
 	}
-	kernelvm.Run(t, prelude+fmt.Sprintf(useScript, strings.Join(counts, " ")), disks...)
+	var attach []kernelvm.Disk
+	for _, d := range disks {
+		attach = append(attach, kernelvm.Disk{Path: d, Keep: true})
+	}
+	out := kernelvm.RunScript(t, prelude+fmt.Sprintf(useScript, strings.Join(counts, " ")),
+		kernelvm.RunOptions{Disks: attach, Timeout: 2 * time.Minute})
+	if out.Status != 0 {
+		t.Fatalf("the driver cannot use them: status %d\n%s%s", out.Status, out.Stdout, out.Stderr)
+	}
 	for i, r := range kernelvm.MustBeClean(t, all, kernelvm.CheckOptions{Passphrase: passphrase}) {
 		fs, err := bcachefs.Open(t.Context(), all[i], &bcachefs.OpenOptions{NoScan: true,
 			Passphrase: func(context.Context) ([]byte, error) { return []byte(vmPassphrase), nil }})
@@ -162,7 +172,8 @@ func driverUses(t *testing.T, cases []formatCase) {
 		}
 		ours, unread := writeManifest(t, fs.Root())
 		if unread > 0 || !bytes.Equal(ours, r.Manifest) {
-			t.Errorf("%s: we list\n%s\nthe driver\n%s", cases[i].name, ours, r.Manifest)
+			t.Errorf("%s: %d things could not be read, and we list %d bytes where the driver lists %d", cases[i].name, unread, len(ours),
+				len(r.Manifest))
 		}
 		if err := fs.Close(); err != nil {
 			t.Error(err)

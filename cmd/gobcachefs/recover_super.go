@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,7 @@ type recoverCmd struct {
 	yes, dryRun, force       bool
 
 	size, at, length int64
+	hasJournal       bool // where the journal lies was found out
 }
 
 func newRecoverSuperCmd(a *app) *cobra.Command {
@@ -118,7 +120,7 @@ func (r *recoverCmd) run(ctx context.Context, args []string) (err error) {
 	if err := super.Restore(ctx, dev, sb); err != nil {
 		return failed("recover-super", args[0], err)
 	}
-	if r.source != "" {
+	if r.source != "" && !r.hasJournal {
 		fmt.Fprintln(r.out, "The device has no journal any more: run fsck.")
 	}
 	return nil
@@ -132,6 +134,9 @@ func (r *recoverCmd) find(ctx context.Context, dev blockdev.Device) (*ondisk.Sup
 			return nil, openError("recover-super", r.source, []string{r.source}, err)
 		}
 		sb, err := super.FromMember(src, r.index, r.size)
+		if err == nil {
+			err = r.findJournal(ctx, sb)
+		}
 		if err != nil {
 			return nil, failed("recover-super", r.source, err)
 		}
@@ -157,6 +162,46 @@ func (r *recoverCmd) find(ctx context.Context, dev blockdev.Device) (*ondisk.Sup
 		return nil, failed("recover-super", dev.Name(), err)
 	}
 	return r.choose(dev, super.Newest(all))
+}
+
+// findJournal asks the filesystem, as far as it can be read without the device, which buckets of that are the journal's. Their
+// order in the ring is taken for that on the device, which is how they are allocated.
+func (r *recoverCmd) findJournal(ctx context.Context, sb *ondisk.Superblock) error {
+	key := openFlags{passphraseFD: noFD}
+	f, err := engine.Open(ctx, []string{r.source}, engine.Options{VeryDegraded: true,
+		Passphrase: func(ctx context.Context) ([]byte, error) { return key.passphrase(ctx, r.app, r.source) }})
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.warnf("where the journal lay cannot be found out: %v", err)
+		return nil
+	}
+	defer f.Close()
+	var ring []ondisk.SeqRange
+	dev := uint64(r.index)
+	for k, err := range f.Reader.Keys(ctx, ondisk.BtreeAlloc, ondisk.Pos{Inode: dev}, ondisk.Pos{Inode: dev, Offset: math.MaxUint64}) {
+		if err != nil {
+			r.warnf("where the journal lay cannot be found out: %v", err)
+			return ctx.Err()
+		}
+		a, err := ondisk.DecodeAlloc(k)
+		if err != nil || a.DataType != ondisk.DataJournal {
+			continue
+		}
+		if n := len(ring); n > 0 && ring[n-1].End == k.Pos.Offset {
+			ring[n-1].End++
+		} else {
+			ring = append(ring, ondisk.SeqRange{Start: k.Pos.Offset, End: k.Pos.Offset + 1})
+		}
+	}
+	if len(ring) == 0 {
+		return nil
+	}
+	r.hasJournal = true
+	sb.SetJournal(ring)
+	_, err = sb.Journal()
+	return err
 }
 
 // choose picks one of the filesystems that were found.
