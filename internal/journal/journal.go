@@ -1,4 +1,4 @@
-// Package journal reads the write-ahead log: which of its entries count after a crash, and what they say.
+// Package journal is the write-ahead log: which of its entries count after a crash and what they say, and writing it.
 //
 // # What counts
 //
@@ -11,6 +11,17 @@
 // [Scan] finds those entries, [Load] turns them into roots and an [Overlay]. [FromClean] does the same from the superblock's
 // clean section, for a filesystem that was shut down properly.
 //
+// # Writing
+//
+// [Start] opens the journal for writing behind what was found, see [Writer]. What a transaction changes in memory it says in a
+// [Reservation] of the open entry; and it pins the entry ([Pin]) until the change is on disk elsewhere. The ring can be used again up to
+// the oldest entry that is pinned, once a flush entry on disk says so: that is the only thing that frees space. When space runs low
+// the journal has the owners of the oldest pins write what they hold back, and of all reservations it lets only those through that help with
+// that ([Watermark]); so it never needs space that only having space would free.
+//
+// Whatever a crash leaves of what was not flushed, a recovery finds the newest flush entry that was durable, or a newer one, and from
+// there back to its last_seq no gap: before a flush entry is written all devices are flushed, and entries are written in order.
+//
 // # Memory
 //
 // A journal may be gigabytes, of which little is to be replayed. The scan first peeks at the start of each bucket, then reads only
@@ -19,7 +30,7 @@
 // # Concurrency
 //
 // Scan and Load read from several members at once and return when all of that has ended. What they return does not change any
-// more and needs no lock.
+// more and needs no lock. All methods of a Writer may be called concurrently.
 package journal
 
 import (

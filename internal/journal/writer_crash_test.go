@@ -124,7 +124,7 @@ func TestPowerCut(t *testing.T) {
 				r.cfg.Devices[i].Device = log.Record(r.mems[i])
 				r.cfg.Devices[i].Discard = tt.discard
 			}
-			rounds := 150
+			rounds := 120
 			if testing.Short() {
 				rounds = 60
 			}
