@@ -33,7 +33,7 @@ func (rs byteRanges) merged() []byteRange {
 // metadata finds where the metadata of a filesystem lies.
 type metadata struct {
 	fs        *engine.FS
-	noJournal bool // but for what is to be replayed
+	noJournal bool // but for buckets with what is to be replayed
 	ranges    map[uint8]byteRanges
 }
 
@@ -87,10 +87,11 @@ func (m *metadata) journal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	block := int64(m.fs.SB.BlockBytes())
 	for _, c := range journal.Select(found.Candidates, cfg.Blacklist, cfg.Degraded).Replay {
 		for _, at := range c.Copies {
-			m.add(cfg.Members[at.Member].Index, at.Offset, (int64(at.Bytes)+block-1)/block*block)
+			// Whole buckets: entries are found by following them from the start of theirs.
+			mem := &cfg.Members[at.Member]
+			m.add(mem.Index, at.Offset/mem.BucketBytes*mem.BucketBytes, mem.BucketBytes)
 		}
 	}
 	return nil
