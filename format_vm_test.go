@@ -69,7 +69,7 @@ func everyOption() []formatCase {
 		cases = append(cases, formatCase{name, devices, o})
 	}
 	values := map[string][]string{
-		"block_size": {"512", "1k", "2k", "4k"}, "btree_node_size": {"16k", "64k", "256k"}, "errors": {"continue", "panic", "ro"},
+		"block_size": {"512", "1k", "2k", "4k"}, "btree_node_size": {"32k", "64k", "256k"}, "errors": {"continue", "panic", "ro"},
 		"encoded_extent_max": {"4k", "1M"}, "metadata_checksum": {"none", "crc64", "xxhash"}, "data_checksum": {"none", "crc64", "xxhash"},
 		"compression": {"lz4", "lz4:9", "gzip", "zstd:15"}, "background_compression": {"lz4", "gzip:1", "zstd"},
 		"str_hash": {"crc32c", "crc64"}, "erasure_code": {"1"}, "inodes_32bit": {"0"}, "shard_inode_numbers": {"0"},
@@ -104,6 +104,7 @@ func everyOption() []formatCase {
 	for _, size := range []int64{16 << 10, 64 << 10, 300 << 10, 4 << 20} {
 		add(fmt.Sprint("superblocks of ", size), on(64), bcachefs.FormatOptions{SuperblockBytes: size})
 	}
+	add("small nodes", on(64), bcachefs.FormatOptions{Options: map[string]string{"block_size": "2k", "btree_node_size": "16k"}})
 	add("replicas=3", on(64, 64, 64, 64), bcachefs.FormatOptions{Options: map[string]string{"metadata_replicas": "3", "data_replicas": "3"}})
 	return cases
 }

@@ -102,7 +102,8 @@ func TestGeometry(t *testing.T) {
 		{[]int64{32 << 40}, 0, 0, 512 * k, 256 * k},
 		{[]int64{512 * g, 64 * m}, 0, 0, 128 * k, 128 * k},
 		{[]int64{64 * m}, 512, 0, 128 * k, 128 * k},
-		{[]int64{64 * m}, 0, 16 * k, 128 * k, 16 * k},
+		{[]int64{64 * m}, 0, 32 * k, 128 * k, 32 * k},
+		{[]int64{64 * m}, 2 * k, 16 * k, 128 * k, 16 * k},
 		{[]int64{64 * m}, 0, 256 * k, 256 * k, 256 * k},
 	} {
 		var devs []Device
@@ -140,9 +141,9 @@ func TestBuildRefuses(t *testing.T) {
 		{"blocks below physical", func(c *Config) { c.Devices[0].MinBlock = 4096; c.Options["block_size"] = "512" }, "has blocks of 4096"},
 		{"blocks too large", func(c *Config) { c.Options["block_size"] = "8k" }, "to 4.00 KiB"},
 		{"blocks of no power", func(c *Config) { c.Options["block_size"] = "1536" }, "power of two"},
-		{"nodes below blocks", func(c *Config) { c.Options["btree_node_size"] = "2k" }, "at least 16384"},
-		{"nodes too small", func(c *Config) { c.Options["btree_node_size"] = "8k" }, "at least 16384"},
-		{"buckets too small for nodes", func(c *Config) { c.Devices[0].BucketSize = 8192 }, "at least 16384"},
+		{"nodes below blocks", func(c *Config) { c.Options["btree_node_size"] = "2k" }, "at least 32768"},
+		{"nodes too small", func(c *Config) { c.Options["btree_node_size"] = "16k" }, "at least 32768"},
+		{"buckets too small for nodes", func(c *Config) { c.Devices[0].BucketSize = 16384 }, "at least 32768"},
 		{"large nodes", func(c *Config) { c.Options["btree_node_size"] = "1M" }, "btree_node_size=1M"},
 		{"unknown option", func(c *Config) { c.Options["colour"] = "red" }, "colour"},
 		{"option of later", func(c *Config) { c.Options["casefold"] = "1" }, "casefold"},

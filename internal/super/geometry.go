@@ -17,7 +17,8 @@ const (
 	largestPicked         = 1 << 20   // and at most this large unless asked for
 	maxBlock              = 4096      // a page
 	maxDefaultBlock       = maxBlock
-	minNode               = 16 << 10 // with less, the driver of version 1.13 uses up all space on the first mount and hangs
+	minNode               = 16 << 10 // and minNodeBlocks: with less, the driver of version 1.13 uses up all space and hangs
+	minNodeBlocks         = 8
 	minBuckets            = 64
 	maxBuckets            = 1<<31 - 1 - 64
 	maxBucketSectors      = math.MaxUint16
@@ -72,8 +73,8 @@ func chooseGeometry(devs []Device, block, node int64) (*geometry, error) {
 		}
 		g.node = floorPow2(g.node) // buckets need not be a power of two, nodes must
 	}
-	if g.node < minNode {
-		return nil, fmt.Errorf("btree nodes of %d bytes: the driver needs at least %d, and buckets as large", g.node, minNode)
+	if least := max(minNode, minNodeBlocks*g.block); g.node < least {
+		return nil, fmt.Errorf("btree nodes of %d bytes: the driver needs at least %d, and buckets as large", g.node, least)
 	}
 	return g, nil
 }
