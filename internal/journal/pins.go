@@ -137,13 +137,6 @@ func (s *pinSet) push(count int) {
 	s.back++
 }
 
-// put drops one count of an entry that belongs to no Pin.
-func (s *pinSet) put(seq uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.at(seq).count--
-}
-
 // pop moves front over what is not pinned. An entry is pinned until it was written. It reports whether front moved. The caller holds mu.
 func (s *pinSet) pop() bool {
 	front := s.front.Load()

@@ -321,8 +321,7 @@ func TestPinsConcurrently(t *testing.T) {
 		mu  sync.Mutex
 		pin Pin
 	}
-	var flush PinFlush
-	flush = func(ctx context.Context, p *Pin, _ uint64) error {
+	flush := func(ctx context.Context, p *Pin, _ uint64) error {
 		o := p.Owner.(*object)
 		if rand.IntN(3) == 0 {
 			if _, err := putRecord(ctx, w, 1, 100, WatermarkReclaim); err != nil {

@@ -86,7 +86,7 @@ func (w *Writer) write(b *entryBuf) {
 	}
 }
 
-// unflushed is a device that knows whether something was written since the last flush.
+// unflushed is a device that knows whether something was written since the last flush, as [blockdev.FlushTracker].
 type unflushed interface{ Unflushed() bool }
 
 // writeCopies writes an entry to its places, and elsewhere if some of them fail. A flush entry must not be durable before all

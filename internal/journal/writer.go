@@ -31,7 +31,7 @@ const (
 // may lie on them.
 type WriterDevice struct {
 	Index       uint8
-	Device      blockdev.Device
+	Device      blockdev.Device // a [blockdev.FlushTracker] is not flushed without need
 	BucketBytes int64
 	Buckets     []uint64 // ring order, as in the device's superblock
 	Ring        Ring     // where writing goes on

@@ -113,9 +113,9 @@ func (out *written) check(cfg *Config, tick int) error {
 func TestPowerCut(t *testing.T) {
 	for _, tt := range []struct {
 		devices, replicas int
-		discard           bool
-	}{{1, 1, false}, {1, 1, true}, {2, 2, false}, {3, 1, true}} {
-		t.Run(fmt.Sprintf("%d devices, %d replicas, discard %v", tt.devices, tt.replicas, tt.discard), func(t *testing.T) {
+		discard, track    bool
+	}{{1, 1, false, false}, {1, 1, true, true}, {2, 2, false, true}, {3, 1, true, false}} {
+		t.Run(fmt.Sprintf("%d devices, %d replicas, discard %v, tracked %v", tt.devices, tt.replicas, tt.discard, tt.track), func(t *testing.T) {
 			r := newRig(t, tt.devices)
 			log := blockdev.NewLog()
 			r.cfg.Replicas, r.cfg.ReplicasRequired = tt.replicas, tt.replicas
@@ -123,6 +123,9 @@ func TestPowerCut(t *testing.T) {
 			for i := range r.cfg.Devices {
 				r.cfg.Devices[i].Device = log.Record(r.mems[i])
 				r.cfg.Devices[i].Discard = tt.discard
+				if tt.track {
+					r.cfg.Devices[i].Device = blockdev.NewFlushTracker(r.cfg.Devices[i].Device)
+				}
 			}
 			rounds := 120
 			if testing.Short() {
