@@ -32,7 +32,7 @@ const (
 // btree_node_size depend on the devices.
 var infos = []optionInfo{
 	{"block_size", whenFormat, 0, "Size of blocks; by default the largest physical block of the devices"},
-	{"btree_node_size", whenFormat, 0, "Size of btree nodes; by default 256k, or the size of buckets if that is less"},
+	{"btree_node_size", whenFormat, 0, "Size of btree nodes, at least 16k and eight blocks; by default 256k, or the size of buckets if that is less"},
 	{"errors", fmr, 1, "What to do when the filesystem is found damaged"},
 	{"metadata_replicas", fmr, 1, "Number of metadata replicas"},
 	{"data_replicas", fmr, 1, "Number of data replicas"},
