@@ -127,6 +127,7 @@ func (rw *RW) start(ctx context.Context) error {
 	}
 	rw.Journal.ReplayDone()
 	rw.Alloc.Start(rw.ctx)
+	rw.Nodes.Start(rw.ctx)
 	if initialise {
 		return rw.initialise(ctx)
 	}
@@ -579,10 +580,10 @@ func (rw *RW) shutdown(ctx context.Context) error {
 		return fmt.Errorf("not shut down properly, as nothing could be written any more: %w", err)
 	}
 	rw.Alloc.Stop()
+	rw.Nodes.Close(ctx)
 	if err := rw.Alloc.CloseDevice(ctx, nil); err != nil && ctx.Err() != nil {
 		return err
 	}
-	rw.Nodes.Close(ctx)
 	if err := rw.Store.Quiesce(ctx); err != nil {
 		return err
 	}
@@ -622,26 +623,11 @@ func (rw *RW) abort() {
 // Abandon ends everything at once, as a crash would: the next who opens the filesystem replays the journal.
 func (rw *RW) Abandon() { rw.once.Do(rw.abort) }
 
-// nodeAllocator gives the store the allocator's reserve of nodes.
+// nodeAllocator gives the store the allocator's reserve of nodes, which is made after it.
 type nodeAllocator struct{ rw *RW }
 
 func (a nodeAllocator) AllocNodes(ctx context.Context, n int, w journal.Watermark, nonblocking bool) ([]trans.NodeSpace, error) {
-	spaces, err := a.rw.Nodes.AllocNodes(ctx, n, w, nonblocking)
-	if err != nil {
-		if nonblocking && errors.Is(err, alloc.ErrNoSpace) {
-			return nil, trans.ErrWouldBlock
-		}
-		return nil, err
-	}
-	all := make([]trans.NodeSpace, 0, len(spaces))
-	for _, s := range spaces {
-		addrs := make([]ondisk.NodeAddr, 0, len(s.Ptrs))
-		for _, p := range s.Ptrs {
-			addrs = append(addrs, ondisk.NodeAddr{Dev: p.Dev, Gen: p.Gen, Sector: p.Offset})
-		}
-		all = append(all, trans.NodeSpace{Addrs: addrs, Release: func() { s.Done(a.rw.ctx) }})
-	}
-	return all, nil
+	return a.rw.Nodes.Nodes().AllocNodes(ctx, n, w, nonblocking)
 }
 
 // replicasTable gives the store the list of sets of devices.
