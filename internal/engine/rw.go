@@ -610,6 +610,9 @@ func (rw *RW) shutdown(ctx context.Context) error {
 // abort ends all that goes on and closes the devices.
 func (rw *RW) abort() {
 	rw.stop()
+	if rw.Nodes != nil {
+		rw.Nodes.Close(rw.ctx)
+	}
 	if rw.Alloc != nil {
 		rw.Alloc.Stop()
 	}
