@@ -188,10 +188,10 @@ func TestFormatDriver(t *testing.T) {
 	driverUses(t, formatCases())
 }
 
-// The same for every value of every option. It takes ten minutes; set BCACHEFS_VM_MATRIX to run it.
+// The same for every value of every option. It takes five minutes; set BCACHEFS_VM_MATRIX to run it.
 func TestFormatDriverEveryOption(t *testing.T) {
 	if os.Getenv("BCACHEFS_VM_MATRIX") == "" {
-		t.Skip("every option takes ten minutes in the virtual machine: set BCACHEFS_VM_MATRIX=1")
+		t.Skip("every option takes five minutes in the virtual machine: set BCACHEFS_VM_MATRIX=1")
 	}
 	kernelvm.Available(t)
 	cases := everyOption()
