@@ -28,10 +28,14 @@ func (c *nodeCache) init(s *Store, budget int64) {
 	c.s, c.budget, c.wake = s, budget, make(chan struct{}, 1)
 }
 
-// add takes in a node of n bytes.
+// add takes in a node of n bytes, unless it is dead already.
 func (c *nodeCache) add(b *bnode, n int64) {
 	b.used.Store(true)
 	c.mu.Lock()
+	if b.dead.Load() { // whoever removes it does so after that is set
+		c.mu.Unlock()
+		return
+	}
 	b.cacheIndex = len(c.nodes)
 	c.nodes = append(c.nodes, b)
 	b.bytes = n
@@ -48,26 +52,36 @@ func (c *nodeCache) grew(n int64) {
 	}
 }
 
+// has reports whether a node is in the cache. The caller holds mu.
+func (c *nodeCache) has(b *bnode) bool {
+	return b.cacheIndex < len(c.nodes) && c.nodes[b.cacheIndex] == b
+}
+
 // remove forgets a node that is dead.
 func (c *nodeCache) remove(b *bnode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if i := b.cacheIndex; i < len(c.nodes) && c.nodes[i] == b {
+	if c.has(b) {
 		last := len(c.nodes) - 1
-		c.nodes[i] = c.nodes[last]
-		c.nodes[i].cacheIndex = i
+		c.nodes[b.cacheIndex] = c.nodes[last]
+		c.nodes[b.cacheIndex].cacheIndex = b.cacheIndex
 		c.nodes[last] = nil
 		c.nodes = c.nodes[:last]
 		c.bytes.Add(-b.bytes)
 	}
 }
 
-// dirtied is told of a node's first change since it was written, with the node locked exclusively.
-func (c *nodeCache) dirtied(b *bnode) {
-	now := int64(b.keys.MemBytes())
+// resized is told of the size of a node that has changed, with the node locked exclusively.
+func (c *nodeCache) resized(b *bnode) {
+	now := b.memBytes()
+	b.seenBytes = now
 	c.mu.Lock()
 	grown := now - b.bytes
-	b.bytes = now
+	if !c.has(b) {
+		grown = 0
+	} else {
+		b.bytes = now
+	}
 	c.mu.Unlock()
 	c.grew(grown)
 }
@@ -102,9 +116,8 @@ func (c *nodeCache) run(ctx context.Context) {
 			if b == nil || tries > 4*c.len() {
 				break
 			}
-			if err := c.evict(ctx, b); err != nil && ctx.Err() == nil {
-				c.s.fail(err)
-				return
+			if c.evict(ctx, b) != nil {
+				break // what is dirty has to stay
 			}
 		}
 	}
@@ -132,7 +145,10 @@ func (s *Store) writeDirty(ctx context.Context) (did bool, err error) {
 			continue
 		}
 		did = true
-		if _, err := s.writeNode(ctx, b); err != nil {
+		if err := ctx.Err(); err != nil {
+			return did, err
+		}
+		if _, err := s.writeNode(b); err != nil {
 			return did, err
 		}
 		b.waitWrite()
@@ -140,9 +156,9 @@ func (s *Store) writeDirty(ctx context.Context) (did bool, err error) {
 	return did, nil
 }
 
-// evict takes a node out of memory, unless somebody uses it.
+// evict takes a node out of memory, unless somebody uses it. If nothing can be written any more it takes clean ones only.
 func (c *nodeCache) evict(ctx context.Context, b *bnode) error {
-	if c.s.replaying.Load() {
+	if c.s.overlay.Load() != nil {
 		return nil // each node gets the journal's keys once
 	}
 	b.wmu.Lock()
@@ -154,7 +170,10 @@ func (c *nodeCache) evict(ctx context.Context, b *bnode) error {
 	if ok, err := c.tryEvict(ctx, b); ok || err != nil {
 		return err
 	}
-	if _, err := c.s.writeNode(ctx, b); err != nil {
+	if c.s.writable() != nil {
+		return nil
+	}
+	if _, err := c.s.writeNode(b); err != nil {
 		return err
 	}
 	_, err := c.tryEvict(ctx, b)

@@ -343,6 +343,9 @@ func (tx *Tx) apply(u *update) {
 	}
 }
 
+// resizeStep is by how many bytes a node grows before the cache is told.
+const resizeStep = 8 << 10
+
 // applyToNode changes a node that is locked exclusively. It keeps the journal entry seq until the change is written.
 func (s *Store) applyToNode(b *bnode, k *ondisk.Key, seq uint64) {
 	if k.Type == ondisk.KeyDeleted {
@@ -353,7 +356,9 @@ func (s *Store) applyToNode(b *bnode, k *ondisk.Key, seq uint64) {
 	if !b.pinned {
 		b.pinned = true
 		s.journal.AddPin(seq, &b.pin, journal.PinBtreeNode, s.flushNode)
-		s.cache.dirtied(b)
+	}
+	if n := int64(b.keys.MemBytes()); n > b.seenBytes+resizeStep {
+		s.cache.resized(b)
 	}
 }
 

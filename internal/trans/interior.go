@@ -41,6 +41,7 @@ type newNode struct {
 	b     *bnode
 	space NodeSpace
 	write node.Write
+	lost  []ondisk.NodeAddr // replicas that could not be written
 }
 
 // interiorKey is the change of one pointer.
@@ -162,10 +163,11 @@ func (s *Store) completeInterior(ctx context.Context) {
 func (s *Store) writeNew(u *interiorUpdate) error {
 	for i := range u.news {
 		n := &u.news[i]
-		if err := s.failed(); err != nil {
+		if err := s.writable(); err != nil {
 			return err
 		}
-		if err := s.cfg.WriteNode(s.ctx, n.space.Addrs, n.write.Off, n.write.Buf); err != nil {
+		var err error
+		if n.lost, err = s.writeReplicas(n.space.Addrs, n.write.Off, n.write.Buf); err != nil {
 			return err
 		}
 		n.write.Buf = nil
@@ -189,10 +191,22 @@ func (s *Store) finish(ctx context.Context, u *interiorUpdate) error {
 			}
 		}
 	}
+	u.dropLost()
 	var hold journal.Pin // keeps the entry until the ancestor does
 	err := s.run(ctx, journal.WatermarkInteriorUpdates, true, func(tx *Tx) error {
 		for i := range u.keys {
 			k := &u.keys[i]
+			if n := u.lossy(k); n != nil {
+				parent, err := tx.lockPointer(n.b)
+				switch {
+				case err != nil:
+					return err
+				case !n.b.dead.Load():
+					tx.setPointer(n.b, parent, k.old, k.new, k.flags)
+					continue
+				}
+				n.b.replacedBy.replaces(k)
+			}
 			tx.addInterior(u.tree.id, k.level, k.old, k.new, applied|k.flags)
 		}
 		tx.OnCommit(func(seq uint64) {
@@ -213,6 +227,40 @@ func (s *Store) finish(ctx context.Context, u *interiorUpdate) error {
 		n.space.release()
 	}
 	return nil
+}
+
+// dropLost takes from the new pointers the replicas that could not be written.
+func (u *interiorUpdate) dropLost() {
+	for i := range u.keys {
+		k := &u.keys[i]
+		if n := u.lossy(k); n != nil {
+			ptr, err := ondisk.DecodeBtreePtr(k.new)
+			if err != nil {
+				panic(fmt.Sprintf("btree %v: pointer to a new node: %v", u.tree.id, err)) // it was made here
+			}
+			ptr = without(ptr, n.lost)
+			k.new = ptr.Key()
+		}
+	}
+}
+
+// lossy returns the new node that the update of a pointer leads to if not all its replicas were written, else nil.
+func (u *interiorUpdate) lossy(k *interiorKey) *newNode {
+	for i := range u.news {
+		if n := &u.news[i]; len(n.lost) > 0 && n.b.level+1 == k.level && n.b.max == k.new.Pos {
+			return n
+		}
+	}
+	return nil
+}
+
+// replaces tells a later update of what a pointer is that it replaces.
+func (u *interiorUpdate) replaces(k *interiorKey) {
+	for i := range u.keys {
+		if o := &u.keys[i]; o.level == k.level && o.old.Pos == k.new.Pos {
+			o.old = k.new
+		}
+	}
 }
 
 // unblock lets the ancestor and the new nodes be written.
@@ -239,7 +287,7 @@ func (s *Store) unblock(ctx context.Context, u *interiorUpdate, seq uint64) erro
 			}
 			n.b.wmu.Unlock()
 			if n.b.keys.Dirty() {
-				s.cache.dirtied(n.b)
+				s.cache.resized(n.b)
 			}
 		}
 		if p := u.parent; p != nil {
@@ -257,7 +305,7 @@ func (s *Store) unblock(ctx context.Context, u *interiorUpdate, seq uint64) erro
 			p.keys.NoteSeq(seq)
 			s.journal.AddPin(seq, &p.pin, journal.PinBtreeNode, s.flushNode)
 			p.pinned = true
-			s.cache.dirtied(p)
+			s.cache.resized(p)
 		}
 		return nil
 	})

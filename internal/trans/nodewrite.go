@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/journal"
@@ -29,6 +31,14 @@ func (b *bnode) waitWrite() {
 // maxNodeWrites is how many nodes are written at once because the journal wants their space.
 const maxNodeWrites = 16
 
+// writeQueue holds the nodes that are to be written in the background. Who puts one in does not wait.
+type writeQueue struct {
+	mu      sync.Mutex
+	nodes   []*bnode
+	workers int
+	closed  bool
+}
+
 // flushNodePin has the node of a pin written, as the journal wants the space of what it holds. It does not wait for that.
 func (s *Store) flushNodePin(_ context.Context, p *journal.Pin, _ uint64) error {
 	s.writeSoon(p.Owner.(*bnode))
@@ -40,13 +50,44 @@ func (s *Store) writeSoon(b *bnode) {
 	b.wmu.Lock()
 	b.wanted = true
 	b.wmu.Unlock()
-	s.writers <- struct{}{}
-	s.wg.Go(func() {
-		defer func() { <-s.writers }()
-		if _, err := s.writeNode(s.ctx, b); err != nil && s.ctx.Err() == nil {
-			s.fail(err)
+	q := &s.writes
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if b.queued || q.closed {
+		return
+	}
+	b.queued = true
+	q.nodes = append(q.nodes, b)
+	if q.workers < maxNodeWrites {
+		q.workers++
+		s.wg.Go(func() { q.work(s) })
+	}
+}
+
+// work writes nodes until there are none.
+func (q *writeQueue) work(s *Store) {
+	for {
+		q.mu.Lock()
+		if len(q.nodes) == 0 {
+			q.workers--
+			q.nodes = nil
+			q.mu.Unlock()
+			return
 		}
-	})
+		b := q.nodes[0]
+		q.nodes[0] = nil
+		q.nodes = q.nodes[1:]
+		b.queued = false
+		q.mu.Unlock()
+		_, _ = s.writeNode(b) // an error was told to all
+	}
+}
+
+// close has no more goroutines started. What is in the queue is written yet, if that is possible.
+func (q *writeQueue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
 }
 
 // addPinOf makes dst pin what src pins, unless it pins an older entry already. Both belong to the caller.
@@ -61,28 +102,82 @@ func (s *Store) addPinOf(dst, src *journal.Pin, kind journal.PinKind, flush jour
 //
 // What was written is invisible until the journal entry that holds the pointer's new sectors_written is durable, and that comes
 // after a flush of the devices; until then the journal keeps the keys.
-func (s *Store) writeNode(ctx context.Context, b *bnode) (bool, error) {
+//
+// A replica that cannot be written is not named by the pointer any more. If there is none left nothing can be written from then on.
+func (s *Store) writeNode(b *bnode) (bool, error) {
+	if err := s.writable(); err != nil {
+		return false, err
+	}
 	scratch := s.buffers.Get().(*[]byte)
 	defer s.buffers.Put(scratch)
-	w, err := s.beginWrite(ctx, b, *scratch)
+	w, err := s.beginWrite(b, *scratch)
 	switch {
 	case errors.Is(err, node.ErrFull):
 		// Keys of the journal were merged into it, or it was filled to the brim.
-		return true, s.grow(ctx, b, b.min, 0, journal.WatermarkReclaim)
-	case err != nil || w.Buf == nil:
+		if err = s.grow(s.ctx, b, b.min, 0, journal.WatermarkReclaim); err != nil {
+			s.writeFailed(b, err)
+		}
+		return err == nil, err
+	case err != nil:
+		s.writeFailed(b, err)
 		return false, err
+	case w.Buf == nil:
+		return false, nil
 	}
-	addrs := b.addrs()
-	err = s.cfg.WriteNode(ctx, addrs, w.Off, w.Buf)
+	lost, err := s.writeReplicas(b.addrs(), w.Off, w.Buf)
 	if err == nil {
-		err = s.updatePointer(ctx, b, w.End)
+		err = s.updatePointer(b, w.End, lost)
 	}
 	if err != nil {
 		// The changes are neither lost nor written: the journal has them, and takes no more.
-		s.fail(fmt.Errorf("btree %v level %d: writing the node %v - %v: %w", b.tree.id, b.level, b.min, b.max, err))
+		s.writeFailed(b, err)
 	}
 	s.endWrite(b, err == nil)
 	return err == nil, err
+}
+
+// writeFailed ends all writing as a node could not be written, unless the store is being closed.
+func (s *Store) writeFailed(b *bnode, err error) {
+	if s.ctx.Err() == nil {
+		s.fail(fmt.Errorf("btree %v level %d: writing the node %v - %v: %w", b.tree.id, b.level, b.min, b.max, err))
+	}
+}
+
+// ReplicasError is what [Config.WriteNode] returns if it wrote some of the replicas only.
+type ReplicasError struct {
+	Lost []ondisk.NodeAddr // could not be written
+	Err  error
+}
+
+func (e *ReplicasError) Error() string {
+	return fmt.Sprintf("%d replicas of a node were not written: %v", len(e.Lost), e.Err)
+}
+
+func (e *ReplicasError) Unwrap() error { return e.Err }
+
+// writeReplicas writes a part of a node. It returns those of the replicas that could not be written if others were.
+func (s *Store) writeReplicas(addrs []ondisk.NodeAddr, off ondisk.Sector, buf []byte) (lost []ondisk.NodeAddr, err error) {
+	err = s.cfg.WriteNode(s.ctx, addrs, off, buf)
+	if e := (*ReplicasError)(nil); errors.As(err, &e) && len(e.Lost) < len(addrs) && s.ctx.Err() == nil {
+		s.cfg.logf("a btree node goes on with fewer replicas: %v", err)
+		return e.Lost, nil
+	}
+	return nil, err
+}
+
+// without returns a pointer that does not name some replicas any more.
+func without(ptr ondisk.BtreePtr, lost []ondisk.NodeAddr) ondisk.BtreePtr {
+	if len(lost) == 0 {
+		return ptr
+	}
+	kept := ptr
+	kept.Ptrs = nil
+	for a := range ptr.Addrs() {
+		if !slices.Contains(lost, a) {
+			kept.Ptrs = ondisk.AppendNodeAddr(kept.Ptrs, a)
+		}
+	}
+	return kept
 }
 
 // addrs are the places of a node's replicas.
@@ -99,8 +194,8 @@ func (b *bnode) addrs() []ondisk.NodeAddr {
 }
 
 // beginWrite encodes the next write of a node. Its buffer is nil if there is none to be made now.
-func (s *Store) beginWrite(ctx context.Context, b *bnode, scratch []byte) (w node.Write, err error) {
-	err = s.run(ctx, journal.WatermarkReclaim, false, func(tx *Tx) error {
+func (s *Store) beginWrite(b *bnode, scratch []byte) (w node.Write, err error) {
+	err = s.run(s.ctx, journal.WatermarkReclaim, false, func(tx *Tx) error {
 		w = node.Write{}
 		if err := tx.lockExclusive(b); err != nil {
 			return err
@@ -159,14 +254,14 @@ func (s *Store) endWrite(b *bnode, ok bool) {
 	case err != nil:
 		s.fail(err)
 	case again && ok:
-		s.wg.Go(func() { s.writeSoon(b) })
+		s.writeSoon(b)
 	}
 }
 
-// updatePointer makes the pointer to a node say how much of it is written. If the node was replaced meanwhile nothing is to be
-// done: what replaced it has its keys.
-func (s *Store) updatePointer(ctx context.Context, b *bnode, end ondisk.Sector) error {
-	return s.run(ctx, journal.WatermarkInteriorUpdates, true, func(tx *Tx) error {
+// updatePointer makes the pointer to a node say how much of it is written, and where not any more. If the node was replaced meanwhile nothing is
+// to be done: what replaced it has its keys.
+func (s *Store) updatePointer(b *bnode, end ondisk.Sector, lost []ondisk.NodeAddr) error {
+	return s.run(s.ctx, journal.WatermarkInteriorUpdates, true, func(tx *Tx) error {
 		parent, err := tx.lockPointer(b)
 		if err != nil || b.dead.Load() {
 			return err
@@ -176,18 +271,28 @@ func (s *Store) updatePointer(ctx context.Context, b *bnode, end ondisk.Sector) 
 		if err != nil {
 			return err
 		}
+		ptr = without(ptr, lost)
 		ptr.SectorsWritten = uint16(end)
 		k := ptr.Key()
-		if parent != nil {
-			tx.addInterior(b.tree.id, b.level+1, old, k, NoTriggers)
-			i, _ := tx.find(b.tree.id, b.level+1, k.Pos)
-			tx.updates[i].node = parent
-			return nil
+		var flags UpdateFlags
+		if len(lost) == 0 {
+			flags = NoTriggers
 		}
-		tx.addInterior(b.tree.id, b.level+1, old, k, NoTriggers|applied|rootPointer)
-		tx.OnCommit(func(uint64) { b.self.key.Store(&k) })
+		tx.setPointer(b, parent, old, k, flags)
 		return nil
 	})
+}
+
+// setPointer queues the update of the pointer to a node, whose parent is locked for intent or, if there is none, the node itself.
+func (tx *Tx) setPointer(b, parent *bnode, old, k ondisk.Key, flags UpdateFlags) {
+	if parent == nil {
+		tx.addInterior(b.tree.id, b.level+1, old, k, flags|applied|rootPointer)
+		tx.OnCommit(func(uint64) { b.self.key.Store(&k) })
+		return
+	}
+	tx.addInterior(b.tree.id, b.level+1, old, k, flags)
+	i, _ := tx.find(b.tree.id, b.level+1, k.Pos)
+	tx.updates[i].node = parent
 }
 
 // lockPointer locks for intent what holds the pointer to a node: its parent or, if it is the root, itself; then parent is nil. If the node is dead

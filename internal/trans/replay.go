@@ -12,13 +12,13 @@ import (
 // first moment every read, descents included, sees nodes and journal as one. [Store.Replay] then reads all the nodes that they
 // belong to. Until it is through no node is evicted, so that each gets them once.
 
-// replayInto puts the journal's keys over a node that was just read.
-func (s *Store) replayInto(b *bnode) {
-	if !s.replaying.Load() && !b.fake {
-		return
+// replayInto puts the journal's keys over a node that was just read and that nobody sees yet. It reports whether there were any.
+func (s *Store) replayInto(b *bnode) (changed bool) {
+	o := s.overlay.Load()
+	if o == nil {
+		return false
 	}
-	changed := false
-	for _, k := range s.overlay.From(b.tree.id, b.level, b.min) {
+	for _, k := range o.From(b.tree.id, b.level, b.min) {
 		if b.max.Less(k.Pos) {
 			break
 		}
@@ -29,38 +29,34 @@ func (s *Store) replayInto(b *bnode) {
 			b.keys.Set(&k, s.cfg.ReplaySeqs.Newest)
 		}
 	}
-	if changed && s.journal != nil {
-		b.pinned = true
-		s.journal.AddPin(s.cfg.ReplaySeqs.Oldest, &b.pin, journal.PinBtreeNode, s.flushNode)
-	}
+	return changed
 }
 
 // Replay brings to the nodes what the journal says that was found. The caller sees to it that the journal keeps the entries until it returns; from
 // then on the nodes do.
 func (s *Store) Replay(ctx context.Context) error {
-	if !s.replaying.Load() {
+	o := s.overlay.Load()
+	if o == nil {
 		return nil
 	}
 	for id := range s.trees {
 		t := &s.trees[id]
 		top := t.root.Load().level
 		for level := int(top); level >= 0; level-- {
-			if err := s.touch(ctx, t, uint8(level)); err != nil {
+			if err := s.touch(ctx, t, uint8(level), o.Keys(t.id, uint8(level))); err != nil {
 				return err
 			}
 		}
 	}
-	if err := s.replayAccounting(ctx); err != nil {
+	if err := s.replayAccounting(ctx, o.Deltas()); err != nil {
 		return err
 	}
-	s.replaying.Store(false)
-	s.overlay = nil
+	s.overlay.Store(nil)
 	return nil
 }
 
 // touch reads the nodes of a level that the journal has keys for, and splits those that they overfill.
-func (s *Store) touch(ctx context.Context, t *tree, level uint8) error {
-	keys := s.overlay.Keys(t.id, level)
+func (s *Store) touch(ctx context.Context, t *tree, level uint8, keys []ondisk.Key) error {
 	for len(keys) > 0 {
 		p := keys[0].Pos
 		var max ondisk.Pos
@@ -103,8 +99,7 @@ func (s *Store) touch(ctx context.Context, t *tree, level uint8) error {
 }
 
 // replayAccounting adds the deltas of the journal that are newer than what the accounting btree says.
-func (s *Store) replayAccounting(ctx context.Context) error {
-	deltas := s.overlay.Deltas()
+func (s *Store) replayAccounting(ctx context.Context, deltas []ondisk.Key) error {
 	for len(deltas) > 0 {
 		p := deltas[0].Pos
 		n := 1

@@ -147,13 +147,12 @@ type Store struct {
 	writeParams node.WriteParams
 
 	flushNode journal.PinFlush // flushNodePin
-	writers   chan struct{}    // semaphore
+	writes    writeQueue
 
 	txs     sync.Pool
 	buffers sync.Pool
 
-	replaying atomic.Bool
-	overlay   *journal.Overlay
+	overlay atomic.Pointer[journal.Overlay] // nil once it is in the nodes
 
 	ctx     context.Context // of the store's goroutines
 	stop    context.CancelFunc
@@ -163,11 +162,14 @@ type Store struct {
 
 // New returns a store. It reads nothing yet. The journal is given with [Store.Start].
 func New(cfg Config) *Store {
-	s := &Store{cfg: cfg, overlay: cfg.Overlay}
+	s := &Store{cfg: cfg}
+	if cfg.Overlay.Len() > 0 {
+		s.overlay.Store(cfg.Overlay)
+	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.cached = (1<<ondisk.BtreeAlloc | 1<<ondisk.BtreeInodes) &^ cfg.NoKeyCache
 	s.writeParams = node.WriteParams{Version: cfg.Version, Csum: cfg.Csum, Key: cfg.Key}
-	s.flushNode, s.writers = s.flushNodePin, make(chan struct{}, maxNodeWrites)
+	s.flushNode = s.flushNodePin
 	s.newBuffers()
 	s.txs.New = func() any { return &Tx{s: s, locker: s.graph.NewLocker()} }
 	s.keys.init(s)
@@ -184,7 +186,6 @@ func New(cfg Config) *Store {
 		}
 		t.root.Store(s.fakeRoot(t))
 	}
-	s.replaying.Store(cfg.Overlay.Len() > 0)
 	return s
 }
 
@@ -195,9 +196,7 @@ func (s *Store) fakeRoot(t *tree) *child {
 	p.Min, p.Max = ondisk.PosMin, ondisk.SPosMax
 	b := s.newNode(t, c, p.Min, p.Max)
 	b.keys, b.fake = node.New(p), true
-	if s.overlay != nil {
-		s.replayInto(b)
-	}
+	s.replayInto(b)
 	c.node.Store(b)
 	return c
 }
@@ -268,7 +267,7 @@ func (s *Store) TakeBuffered(seq uint64, records []ondisk.JsetEntry) {
 func (s *Store) fail(err error) {
 	if s.failure.CompareAndSwap(nil, &err) {
 		s.journal.Halt(err)
-		if s.cfg.OnError != nil {
+		if s.cfg.OnError != nil && !errors.Is(err, journal.ErrStopped) {
 			s.cfg.OnError(err)
 		}
 	}
@@ -280,6 +279,14 @@ func (s *Store) failed() error {
 		return fmt.Errorf("filesystem is read-only: %w", *err)
 	}
 	return nil
+}
+
+// writable returns why nothing can be written any more, the journal's reasons included; nil if it can.
+func (s *Store) writable() error {
+	if err := s.failed(); err != nil {
+		return err
+	}
+	return s.journal.Err()
 }
 
 // Quiesce writes everything that is in memory only, until there is nothing left: then the journal is not needed any more. No transactions may be
@@ -310,9 +317,10 @@ func (s *Store) Quiesce(ctx context.Context) error {
 	}
 }
 
-// Close ends the store's goroutines. What was not written stays in the journal.
+// Close ends the store's goroutines. What was not written stays in the journal, which must have been stopped or aborted before.
 func (s *Store) Close() {
 	s.interior.drain()
+	s.writes.close()
 	s.stop()
 	s.wg.Wait()
 	s.interior.wg.Wait()

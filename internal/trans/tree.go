@@ -63,6 +63,7 @@ type bnode struct {
 	wcond     chan struct{} // closed when the write in flight ends
 	writing   bool
 	wanted    bool            // it is to be written as soon as that is possible
+	queued    bool            // in writeQueue, whose mutex guards this
 	blocked   int             // interior updates that must be journalled before the node may be written
 	writePin  journal.Pin     // of what is being written
 	reachable bool            // a durable pointer leads, or will lead, here: appends are allowed
@@ -70,8 +71,9 @@ type bnode struct {
 
 	replacedBy *interiorUpdate // that made it dead; guarded by lock
 
-	cacheIndex int // in nodeCache.nodes; guarded by its mutex
-	bytes      int64
+	cacheIndex int   // in nodeCache.nodes; guarded by its mutex
+	bytes      int64 // as the cache counts them; guarded by its mutex
+	seenBytes  int64 // as the cache was last told; guarded by lock
 }
 
 func (b *bnode) covers(p ondisk.Pos) bool { return !p.Less(b.min) && !b.max.Less(p) }
@@ -194,13 +196,18 @@ func (s *Store) load(ctx context.Context, t *tree, c *child) (*bnode, error) {
 	b := s.newNode(t, c, disk.Min, disk.Max)
 	b.reachable = true
 	b.keys = node.FromDisk(disk, s.cfg.Magic, s.cfg.NodeBytes, s.cfg.BlockBytes)
-	s.replayInto(b)
+	replayed := s.replayInto(b)
 	if c.level > 0 {
 		if err := b.makeIndex(); err != nil {
 			return nil, &NodeError{Btree: t.id, Level: c.level, Min: disk.Min, Max: disk.Max, Err: err}
 		}
 	}
 	n := b.memBytes() // while nobody else sees it
+	b.seenBytes = n
+	if replayed && s.journal != nil { // it may be written from now on
+		b.pinned = true
+		s.journal.AddPin(s.cfg.ReplaySeqs.Oldest, &b.pin, journal.PinBtreeNode, s.flushNode)
+	}
 	c.node.Store(b)
 	s.cache.add(b, n) // from now on it may be evicted
 	return b, nil

@@ -5,64 +5,117 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/codec/checksum"
 	"github.com/go-bcachefs/bcachefs/internal/journal"
+	"github.com/go-bcachefs/bcachefs/internal/node"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
-// world is a store on a device in memory, with an allocator that never uses a place twice.
+// world is a store on two devices, the journal's and that of the nodes, with an allocator that uses a place again as soon as the pointer to it is
+// durably gone.
 type world struct {
 	testing.TB
-	s   *Store
-	dev *blockdev.Memory
-	// The journal has a device of its own. It begins with entry first when the store is opened.
-	jdev  *blockdev.Memory
-	first uint64
+	s     *Store
 	j     *journal.Writer
+	cfg   Config
+	dev   blockdev.Device
+	jdev  blockdev.Device
+	jcfg  journal.WriterConfig // as far as it differs from the usual
+	first uint64               // entry that the journal begins with when the store is opened
 
-	mu   sync.Mutex
-	next ondisk.Sector
-	cfg  Config
+	// Of a store that was not closed properly.
+	ring      *journal.Ring
+	replay    node.SeqRange
+	blacklist journal.Blacklist
+
+	// A test that makes devices fail expects that.
+	failing bool
+
+	mu    sync.Mutex
+	next  ondisk.Sector
+	freed []freedNode
+}
+
+// freedNode is a place to which the pointer was replaced in a journal entry.
+type freedNode struct {
+	at  ondisk.Sector
+	seq uint64
 }
 
 const (
-	testNode  = 16 << 10
-	testBlock = 512
-	testMagic = 0x1234
+	testNode    = 16 << 10
+	testBlock   = 512
+	testMagic   = 0x1234
+	testBuckets = 64
+	testBucket  = 256 << 10
 )
 
+// newWorld opens an empty store that is closed at the end of the test. change may be nil.
 func newWorld(t testing.TB, change func(*Config)) *world {
-	w := &world{TB: t, dev: blockdev.NewMemory(4 << 30), jdev: blockdev.NewMemory(32 << 20), first: 1, next: 8}
-	w.cfg = Config{NodeBytes: testNode, BlockBytes: testBlock, Magic: testMagic, Version: ondisk.VersionDefault, Csum: checksum.CRC32CNonzero,
-		CacheBytes: 64 << 20, ReadNode: w.readNode, WriteNode: w.writeNode, Alloc: w, Logf: t.Logf,
-		OnError: func(err error) { t.Errorf("store failed: %v", err) }}
-	if change != nil {
-		change(&w.cfg)
-	}
+	return newWorldOn(t, func(w *world) {
+		if change != nil {
+			change(&w.cfg)
+		}
+	})
+}
+
+func newWorldOn(t testing.TB, change func(*world)) *world {
+	w := makeWorld(t)
+	change(w)
 	w.open()
 	t.Cleanup(w.close)
 	return w
 }
 
-func (w *world) open() {
-	w.s = New(w.cfg)
-	const buckets, bucketBytes = 64, 256 << 10
-	d := journal.WriterDevice{Device: w.jdev, BucketBytes: bucketBytes, Ring: journal.FreshRing(bucketBytes), Durability: 1}
-	for i := range uint64(buckets) {
+// makeWorld returns a world that was not opened yet.
+func makeWorld(t testing.TB) *world {
+	w := &world{TB: t, dev: blockdev.NewMemory(4 << 30), jdev: blockdev.NewMemory(32 << 20), first: 1, next: 8}
+	w.cfg = Config{NodeBytes: testNode, BlockBytes: testBlock, Magic: testMagic, Version: ondisk.VersionDefault, Csum: checksum.CRC32CNonzero,
+		CacheBytes: 64 << 20, ReadNode: w.readNode, WriteNode: w.writeNode, Alloc: w, Logf: t.Logf, OnError: func(err error) {
+			if !w.failing {
+				t.Errorf("store failed: %v", err)
+			}
+		}}
+	w.cfg.Trigger = w.trigger
+	d := journal.WriterDevice{Index: 1, BucketBytes: testBucket, Durability: 1}
+	for i := range uint64(testBuckets) {
 		d.Buckets = append(d.Buckets, i+1)
 	}
-	var err error
-	w.j, err = journal.Start(journal.WriterConfig{Devices: []journal.WriterDevice{d}, Version: w.cfg.Version, Csum: w.cfg.Csum,
-		Params: ondisk.JsetParams{Magic: testMagic + 1, BlockBytes: w.cfg.BlockBytes}, First: w.first, Replicas: 1, ReplicasRequired: 1,
-		Buffered: w.s.TakeBuffered, OnHalt: func(err error) {
-			if !errors.Is(err, journal.ErrStopped) {
-				w.Errorf("journal halted: %v", err)
+	w.jcfg = journal.WriterConfig{Devices: []journal.WriterDevice{{Index: 0}, d}, Version: w.cfg.Version, Csum: w.cfg.Csum, Replicas: 1,
+		ReplicasRequired: 1, OnHalt: func(err error) {
+			if !errors.Is(err, journal.ErrStopped) && !w.failing {
+				t.Errorf("journal halted: %v", err)
 			}
-		}})
+		}}
+	return w
+}
+
+func (w *world) jparams() ondisk.JsetParams {
+	return ondisk.JsetParams{Magic: testMagic + 1, BlockBytes: w.cfg.BlockBytes}
+}
+
+func (w *world) open() {
+	w.s = New(w.cfg)
+	cfg := w.jcfg
+	cfg.Devices = slices.Clone(cfg.Devices)
+	cfg.Params, cfg.First, cfg.LastSeq, cfg.Flush = w.jparams(), w.first, w.replay.Oldest, w.replay.Newest
+	cfg.Buffered = w.s.TakeBuffered
+	cfg.Devices[0].Device = w.dev
+	d := &cfg.Devices[1]
+	d.Device, d.Ring = w.jdev, journal.FreshRing(d.BucketBytes)
+	if w.ring != nil {
+		d.Ring = *w.ring
+	}
+	for id, r := range w.cfg.Roots {
+		cfg.Roots = append(cfg.Roots, ondisk.JsetEntry{Type: ondisk.JsetBtreeRoot, BtreeID: id, Level: r.Level, Data: ondisk.AppendKey(nil, r.Key)})
+	}
+	var err error
+	w.j, err = journal.Start(cfg)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -71,22 +124,62 @@ func (w *world) open() {
 
 // close writes everything and ends.
 func (w *world) close() {
-	if err := w.s.Quiesce(context.Background()); err != nil {
+	if err := w.s.Quiesce(context.Background()); err != nil && !w.failing {
 		w.Error(err)
 	}
-	if _, err := w.j.Stop(context.Background()); err != nil {
+	if _, err := w.j.Stop(context.Background()); err != nil && !w.failing {
 		w.Error(err)
 	}
-	w.first = w.j.Current() + 1
+	w.first, w.ring, w.replay, w.cfg.Overlay, w.cfg.ReplaySeqs = w.j.Current()+1, nil, node.SeqRange{}, nil, node.SeqRange{}
 	w.s.Close()
+}
+
+// trigger frees the places of nodes that are replaced.
+func (w *world) trigger(tx *Tx, btree ondisk.BtreeID, level uint8, old, k *ondisk.Key, _ UpdateFlags) error {
+	if level == 0 || old.Type == ondisk.KeyDeleted {
+		return nil
+	}
+	was, err := sectorOf(*old)
+	if err != nil {
+		return err
+	}
+	if k.Type != ondisk.KeyDeleted {
+		if now, err := sectorOf(*k); err != nil || now == was {
+			return err
+		}
+	}
+	tx.OnCommit(func(seq uint64) {
+		w.mu.Lock()
+		w.freed = append(w.freed, freedNode{was, seq})
+		w.mu.Unlock()
+	})
+	return nil
+}
+
+func sectorOf(k ondisk.Key) (ondisk.Sector, error) {
+	ptr, err := ondisk.DecodeBtreePtr(k)
+	if err != nil {
+		return 0, err
+	}
+	for a := range ptr.Addrs() {
+		return a.Sector, nil
+	}
+	return 0, fmt.Errorf("a pointer to nowhere at %v", k.Pos)
 }
 
 func (w *world) AllocNodes(_ context.Context, n int, _ journal.Watermark, _ bool) (all []NodeSpace, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for range n {
-		all = append(all, NodeSpace{Addrs: []ondisk.NodeAddr{{Dev: 0, Gen: 1, Sector: w.next}}})
-		w.next += ondisk.Sector(w.cfg.NodeBytes / ondisk.SectorSize)
+		at := w.next
+		if len(w.freed) > 0 && w.freed[0].seq <= w.j.Durable() {
+			at = w.freed[0].at
+			w.freed = w.freed[1:]
+		} else {
+			w.next += ondisk.Sector(w.cfg.NodeBytes / ondisk.SectorSize)
+		}
+		space := NodeSpace{Addrs: []ondisk.NodeAddr{{Dev: 0, Gen: 1, Sector: at}}}
+		all = append(all, space)
 	}
 	return all, nil
 }
@@ -106,7 +199,7 @@ func (w *world) readNode(ctx context.Context, btree ondisk.BtreeID, level uint8,
 			return nil, err
 		}
 	}
-	n, err := ondisk.DecodeNode(buf, &ondisk.NodeWant{Btree: btree, Level: level, Ptr: ptr, Magic: testMagic,
+	n, err := ondisk.DecodeNode(buf, &ondisk.NodeWant{Btree: btree, Level: level, Ptr: ptr, Magic: testMagic, Blacklisted: w.blacklist.Contains,
 		BlockSectors: uint(w.cfg.BlockBytes / ondisk.SectorSize), NodeSize: w.cfg.NodeBytes})
 	if err == nil && len(n.Problems) > 0 {
 		err = fmt.Errorf("node of btree %v with problems: %v", btree, n.Problems)
