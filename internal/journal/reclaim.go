@@ -128,6 +128,7 @@ func (w *Writer) flushNext(ctx context.Context, upto uint64, below, above kinds)
 	s.flushing, s.dropped = p, false
 	s.mu.Unlock()
 	err := flush(ctx, p, seq)
+	w.progress.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil && !s.dropped {

@@ -174,7 +174,7 @@ func (w *Writer) WaitSpace(ctx context.Context, wm Watermark) error {
 		err := w.err
 		ready := Watermark(w.watermark.Load()) <= wm && (w.openBuf() != nil || w.canOpen(w.wantU64s) == nil)
 		hopeless := wm >= WatermarkReclaim && !ready && w.seqOndisk.Load() == w.cur.Load()
-		progress := w.progress
+		progress := w.progress.Load()
 		changed := w.changed
 		w.mu.Unlock()
 		if err != nil || ready {

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"math"
 	"slices"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -22,6 +23,9 @@ type Resume struct {
 // entries recorded included.
 func (s *Selection) Resume(old Blacklist) Resume {
 	first := s.Highest + 1 + resumeGap
+	if first < s.Highest {
+		first = math.MaxUint64 // [Start] refuses it
+	}
 	if n := len(old); n > 0 {
 		first = max(first, old[n-1].End)
 	}

@@ -19,6 +19,7 @@ const (
 	maxInFlight = 4
 
 	minEntryBytes  = 64 << 10
+	maxReplay      = 1 << 20 // distance from the oldest entry that is replayed to the first new one, for which memory is taken
 	defaultMaxPins = 1 << 15
 
 	// maxRootU64s is the size of the largest pointer to a root: key, struct bch_btree_ptr_v2, a pointer for each replica.
@@ -79,7 +80,7 @@ type WriterConfig struct {
 	EntryBytes   int           // of the first buffers, which grow; 0: 64 KiB
 	FlushDelay   time.Duration // after which an entry is flushed although nobody asks; 0: 1 s
 	ReclaimDelay time.Duration // after which a pin is flushed although nobody needs its space; 0: 100 ms
-	StuckAfter   time.Duration // without progress; 0: 10 s
+	StuckAfter   time.Duration // without progress; 0: 30 s
 	MaxAhead     int           // no-flush entries in a row; 0: as many as are safe if btree nodes are written ahead of the journal
 	MaxPinned    int           // entries that may be pinned, a power of two; 0: 32768
 }
@@ -114,6 +115,7 @@ type Writer struct {
 	cur       atomic.Uint64 // newest entry opened
 	seqOndisk atomic.Uint64 // it and all before it were written
 	flushed   atomic.Uint64 // newest flush entry among them
+	progress  atomic.Uint64 // counts what may free space
 	flushing  chan struct{} // holds a token while nobody flushes pins
 
 	bufs          [maxInFlight]entryBuf
@@ -130,7 +132,6 @@ type Writer struct {
 	flushWant  uint64        // an entry not opened yet that is to be a flush entry
 	blocked    bool          // see SetPressure
 	changed    chan struct{} // closed, and replaced, when waiters shall look again
-	progress   uint64        // counts changes that may free space
 	space      [numSpaces]space
 	maySkip    bool // there is space enough to go without a new last_seq
 	canDiscard bool
@@ -210,6 +211,8 @@ func (c *WriterConfig) complete() error {
 		return bad("first sequence number %d", c.First)
 	case c.LastSeq > c.First || c.Flush >= c.First || c.LastSeq != 0 && c.Flush < c.LastSeq:
 		return bad("entries %d to %d cannot be replayed before %d", c.LastSeq, c.Flush, c.First)
+	case c.LastSeq != 0 && c.First-c.LastSeq > maxReplay:
+		return bad("entries from %d on are needed, but the next is %d", c.LastSeq, c.First)
 	case n < ondisk.SectorSize || n&(n-1) != 0:
 		return bad("block size %d", n)
 	case c.Replicas < 1 || c.ReplicasRequired < 1 || c.ReplicasRequired > c.Replicas:
@@ -223,7 +226,7 @@ func (c *WriterConfig) complete() error {
 	}
 	setDefault(&c.FlushDelay, time.Second)
 	setDefault(&c.ReclaimDelay, 100*time.Millisecond)
-	setDefault(&c.StuckAfter, 10*time.Second)
+	setDefault(&c.StuckAfter, 30*time.Second)
 	setDefault(&c.MaxPinned, defaultMaxPins)
 	setDefault(&c.MaxAhead, maxInFlight)
 	if c.KeyVersion == nil {
@@ -329,7 +332,7 @@ func (w *Writer) halt(err error) bool {
 
 // wake makes waiters look again. The caller holds mu.
 func (w *Writer) wake() {
-	w.progress++
+	w.progress.Add(1)
 	close(w.changed)
 	w.changed = make(chan struct{})
 }

@@ -129,7 +129,7 @@ func TestPowerCut(t *testing.T) {
 			}
 			rounds := 120
 			if testing.Short() {
-				rounds = 60
+				rounds = 40
 			}
 			out := stress(t, r, log, 6, rounds)
 			rng := rand.New(rand.NewPCG(3, uint64(tt.devices)))

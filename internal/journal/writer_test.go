@@ -774,6 +774,8 @@ func TestStartRefuses(t *testing.T) {
 		{"sequence number 0", func(c *WriterConfig) { c.First = 0 }},
 		{"replay of what comes after", func(c *WriterConfig) { c.First, c.LastSeq, c.Flush = 5, 3, 5 }},
 		{"replay of nothing", func(c *WriterConfig) { c.First, c.LastSeq, c.Flush = 5, 3, 2 }},
+		{"replay of too much", func(c *WriterConfig) { c.First, c.LastSeq, c.Flush = 1<<40, 1, 1<<40-1 }},
+		{"no sequence numbers are left", func(c *WriterConfig) { c.First = (&Selection{Highest: 1<<64 - 2}).Resume(nil).First }},
 		{"block size", func(c *WriterConfig) { c.Params.BlockBytes = 1000 }},
 		{"no replicas", func(c *WriterConfig) { c.Replicas = 0 }},
 		{"more required than wanted", func(c *WriterConfig) { c.ReplicasRequired = 3 }},
