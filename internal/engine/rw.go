@@ -70,6 +70,9 @@ func (fs *FS) GoReadWrite(ctx context.Context, opts WriteOptions) (*RW, error) {
 	if err := fs.writable(); err != nil {
 		return nil, err
 	}
+	for _, m := range fs.Members { // from here on all writes go through these
+		m.Device = blockdev.NewFlushTracker(m.Device)
+	}
 	rw := &RW{FS: fs, wopts: opts}
 	rw.ctx, rw.stop = context.WithCancel(context.Background())
 	if err := rw.start(ctx); err != nil {
