@@ -392,6 +392,21 @@ func (v *Volume) remove(ctx context.Context, inum uint64) error {
 	}
 }
 
+// Empty removes everything but lost+found, with one transaction or several for each name.
+func (v *Volume) Empty(ctx context.Context) error {
+	for {
+		dir, names := v.History.leaf()
+		if len(names) == 0 {
+			return nil
+		}
+		for _, name := range names {
+			if _, err := v.Unlink(ctx, dir, name); err != nil {
+				return fmt.Errorf("%q in inode %d: %w", name, dir, err)
+			}
+		}
+	}
+}
+
 // maxPerTransaction bounds the keys that one transaction deletes.
 const maxPerTransaction = 24
 

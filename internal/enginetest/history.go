@@ -204,3 +204,21 @@ func (h *History) At() *History {
 	c.durable.Store(h.durable.Load())
 	return c
 }
+
+// leaf returns a directory that holds something and the names there that can be removed at once; none if nothing is left.
+func (h *History) leaf() (dir uint64, names []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, dir := range h.live.dirs {
+		for name, inum := range h.live.inodes[dir].entries {
+			if len(h.live.inodes[inum].entries) == 0 && inum != ondisk.RootInum+1 {
+				names = append(names, name)
+			}
+		}
+		if len(names) > 0 {
+			slices.Sort(names)
+			return dir, names
+		}
+	}
+	return 0, nil
+}

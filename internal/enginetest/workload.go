@@ -24,12 +24,14 @@ type Work struct {
 	SyncEvery int
 	// MaxBlocks bounds the blocks of one write; 0: 40.
 	MaxBlocks int
-	// Shrink prefers what makes room.
-	Shrink bool
+	// Shrink prefers what makes room, Grow what takes it.
+	Shrink, Grow bool
 	// Full ends the work without error when there is no space left; else that is an error.
 	Full bool
 	// Verify also reads what is there and compares it.
 	Verify bool
+	// At are called once that many operations were done.
+	At map[int64]func()
 }
 
 // Done counts what a workload did.
@@ -64,7 +66,9 @@ func (v *Volume) Run(ctx context.Context, w Work) (Done, error) {
 					cancel(fmt.Errorf("seed %d, goroutine %d, step %d: %s: %w", w.Seed, g, i, name, err))
 					return
 				}
-				ops.Add(1)
+				if at := w.At[ops.Add(1)]; at != nil {
+					at()
+				}
 				if name == "verify" {
 					verified.Add(1)
 				}
@@ -144,25 +148,25 @@ func (p *worker) name() string {
 	return s
 }
 
-// action is one kind of operation and how often it is chosen: in ordinary work, and in work that makes room.
+// action is one kind of operation and how often it is chosen: in ordinary work, in work that makes room, and in work that takes it.
 type action struct {
-	name           string
-	weight, shrink int
-	do             func(p *worker, ctx context.Context) (seq uint64, err error)
+	name                 string
+	weight, shrink, grow int
+	do                   func(p *worker, ctx context.Context) (seq uint64, err error)
 }
 
 var actions = []action{
-	{"create", 18, 3, func(p *worker, ctx context.Context) (uint64, error) { return p.create(ctx, false) }},
-	{"mkdir", 5, 1, func(p *worker, ctx context.Context) (uint64, error) { return p.create(ctx, true) }},
-	{"link", 3, 0, (*worker).link},
-	{"rename", 5, 2, (*worker).rename},
-	{"unlink", 9, 50, (*worker).unlink},
-	{"write", 30, 0, (*worker).write},
-	{"punch", 6, 8, (*worker).punch},
-	{"truncate", 4, 8, (*worker).truncate},
-	{"setxattr", 9, 2, (*worker).setXattr},
-	{"removexattr", 3, 4, (*worker).removeXattr},
-	{"verify", 8, 8, (*worker).verify},
+	{"create", 18, 3, 4, func(p *worker, ctx context.Context) (uint64, error) { return p.create(ctx, false) }},
+	{"mkdir", 5, 1, 1, func(p *worker, ctx context.Context) (uint64, error) { return p.create(ctx, true) }},
+	{"link", 3, 0, 0, (*worker).link},
+	{"rename", 5, 2, 1, (*worker).rename},
+	{"unlink", 9, 50, 1, (*worker).unlink},
+	{"write", 30, 0, 60, (*worker).write},
+	{"punch", 6, 8, 0, (*worker).punch},
+	{"truncate", 4, 8, 0, (*worker).truncate},
+	{"setxattr", 9, 2, 6, (*worker).setXattr},
+	{"removexattr", 3, 4, 0, (*worker).removeXattr},
+	{"verify", 8, 8, 4, (*worker).verify},
 }
 
 func (p *worker) step(ctx context.Context) (name string, seq uint64, err error) {
@@ -173,6 +177,8 @@ func (p *worker) step(ctx context.Context) (name string, seq uint64, err error) 
 			return 0
 		case p.w.Shrink:
 			return a.shrink
+		case p.w.Grow:
+			return a.grow
 		}
 		return a.weight
 	}

@@ -1,0 +1,4 @@
+package engine
+
+// For tests of package engine_test.
+var NoLeaks = noLeaks

@@ -1,0 +1,218 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"testing"
+
+	"github.com/go-bcachefs/bcachefs"
+	"github.com/go-bcachefs/bcachefs/internal/engine"
+	"github.com/go-bcachefs/bcachefs/internal/enginetest"
+	"github.com/go-bcachefs/bcachefs/internal/fsck/fscktest"
+)
+
+var (
+	stressOps  = flag.Int("engine.ops", 250, "operations of each goroutine and round of the stress tests")
+	stressSeed = flag.Uint64("engine.seed", 1, "seed of the stress tests")
+)
+
+// shape returns a filesystem with options.
+func shape(name string, options map[string]string, mib ...int64) enginetest.Shape {
+	s := enginetest.Shape{Name: name, Options: bcachefs.FormatOptions{Options: options}}
+	for _, n := range mib {
+		s.Bytes = append(s.Bytes, n<<20)
+	}
+	s.Devices = make([]bcachefs.FormatDevice, len(s.Bytes))
+	return s
+}
+
+// shapes are filesystems that differ in what the engine has to do.
+func shapes() []enginetest.Shape {
+	early := shape("early allocator", nil, 48)
+	early.NoFreespace = true
+	encrypted := shape("encrypted", map[string]string{"wide_macs": "1"}, 48)
+	encrypted.Options.Encrypted, encrypted.Options.Passphrase = true, []byte("a passphrase")
+	small := shape("small", map[string]string{"block_size": "512", "btree_node_size": "16k", "metadata_checksum": "xxhash"}, 40)
+	small.Devices[0].BucketBytes = 32 << 10
+	large := shape("large buckets", map[string]string{"metadata_checksum": "none", "str_hash": "crc32c"}, 512)
+	large.Devices[0].BucketBytes = 2 << 20
+	mixed := shape("three devices", map[string]string{"metadata_replicas": "2", "data_replicas": "2", "metadata_checksum": "crc64", "str_hash": "crc64"}, 48, 64, 40)
+	mixed.Devices[1].BucketBytes = 64 << 10
+	mixed.Devices[0].Discard = true
+	return []enginetest.Shape{shape("plain", nil, 48), early, encrypted, small, large, mixed,
+		shape("mirrored", map[string]string{"metadata_replicas": "2", "data_replicas": "2"}, 40, 40)}
+}
+
+// tiny makes the engine read nodes again and again.
+var tiny = engine.Options{NodeCacheBytes: 1 << 20}
+
+// stress is a filesystem in memory with what is known of it.
+type stress struct {
+	*testing.T
+	shape enginetest.Shape
+	disks *enginetest.Disks
+	h     *enginetest.History
+}
+
+func newStress(t *testing.T, s enginetest.Shape) *stress {
+	t.Helper()
+	engine.NoLeaks(t)
+	d, err := enginetest.Format(t.Context(), &s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &stress{t, s, d, enginetest.NewHistory()}
+}
+
+func (s *stress) open() *enginetest.Volume {
+	s.Helper()
+	rw, err := s.disks.Open(s.Context(), tiny, engine.WriteOptions{NoFreespace: s.shape.NoFreespace})
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(rw.Abandon)
+	v, err := enginetest.NewVolume(s.Context(), rw, s.h)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return v
+}
+
+// check asks both: the model what is in the filesystem, fsck whether it is sound. Transactions that a crash undid are forgotten.
+func (s *stress) check() {
+	s.Helper()
+	end, err := s.disks.Check(s.Context(), s.h, s.h.Acknowledged())
+	if err != nil {
+		s.Error(err)
+	}
+	s.h.Recovered(end)
+	o, names := fscktest.OnDevices(s.disks.Devices...)
+	o.Passphrase = string(s.disks.Passphrase)
+	o.MustBeClean(s, names...)
+	if s.Failed() {
+		s.FailNow()
+	}
+}
+
+func (s *stress) run(v *enginetest.Volume, w enginetest.Work) enginetest.Done {
+	s.Helper()
+	done, err := v.Run(s.Context(), w)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return done
+}
+
+func (s *stress) close(v *enginetest.Volume) {
+	s.Helper()
+	closeRW(s.T, v.RW)
+}
+
+// Several goroutines work on a filesystem, which is closed, or abandoned as in a crash, opened again, and so on.
+func TestStress(t *testing.T) {
+	for i, sh := range shapes() {
+		t.Run(sh.Name, func(t *testing.T) {
+			t.Parallel()
+			s := newStress(t, sh)
+			for round, goroutines := range []int{1, 8, 2, 4} {
+				seed := *stressSeed*1000 + uint64(10*i+round)
+				v := s.open()
+				d := s.run(v, enginetest.Work{Seed: seed, Goroutines: goroutines, Ops: *stressOps, SyncEvery: 10, Verify: true})
+				if d.Ops == d.Refused || d.Verified == 0 {
+					t.Errorf("%+v", d)
+				}
+				if round%2 == 0 {
+					s.close(v)
+				} else {
+					v.RW.Abandon()
+				}
+				s.check()
+			}
+		})
+	}
+}
+
+// A filesystem is abandoned in the middle of the work of many.
+func TestStressCrash(t *testing.T) {
+	for i, sh := range shapes() {
+		t.Run(sh.Name, func(t *testing.T) {
+			t.Parallel()
+			s := newStress(t, sh)
+			for round := range 4 {
+				v := s.open()
+				ctx, cancel := context.WithCancel(t.Context())
+				crash := make(chan struct{})
+				go func() {
+					defer close(crash)
+					<-ctx.Done()
+					v.RW.Abandon()
+				}()
+				_, err := v.Run(t.Context(), enginetest.Work{Seed: uint64(10*i + round), Goroutines: 4, Ops: *stressOps, SyncEvery: 10,
+					At: map[int64]func(){int64(*stressOps): cancel}})
+				cancel()
+				<-crash
+				if err == nil {
+					t.Error("nothing failed")
+				}
+				s.check()
+			}
+		})
+	}
+}
+
+// A filesystem is filled until there is no space left, emptied, and filled again.
+func TestStressFull(t *testing.T) {
+	for i, sh := range []enginetest.Shape{shape("one device", nil, 24),
+		shape("mirrored", map[string]string{"metadata_replicas": "2", "data_replicas": "2"}, 24, 24),
+	} {
+		for _, early := range []bool{false, true} {
+			sh.NoFreespace = early
+			t.Run(fmt.Sprintf("%s, early allocator %v", sh.Name, early), func(t *testing.T) {
+				t.Parallel()
+				s := newStress(t, sh)
+				var written [2]int
+				for round := range 2 {
+					v := s.open()
+					before := s.h.Len()
+					d := s.run(v, enginetest.Work{Seed: uint64(10*i + round), Goroutines: 4, Ops: 1 << 20, SyncEvery: 50, MaxBlocks: 200, Full: true, Grow: true})
+					if !d.Full {
+						t.Fatalf("it was not filled: %+v", d)
+					}
+					written[round] = s.h.Len() - before
+					// What needs no space for data still works, as does what makes room.
+					s.run(v, enginetest.Work{Seed: uint64(10*i + round), Goroutines: 4, Ops: 400, SyncEvery: 50, Shrink: true})
+					if err := v.Empty(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					if round == 0 {
+						s.close(v)
+					} else {
+						v.RW.Abandon()
+					}
+					s.check()
+				}
+				if written[1] < written[0]/3 {
+					t.Errorf("filled with %d transactions, the second time with %d", written[0], written[1])
+				}
+			})
+		}
+	}
+}
+
+// A context that ends makes closing give up; the next who opens the filesystem recovers it.
+func TestCloseGivesUp(t *testing.T) {
+	s := newStress(t, shape("", nil, 48))
+	v := s.open()
+	s.run(v, enginetest.Work{Seed: 3, Goroutines: 2, Ops: 200, SyncEvery: 10})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := v.RW.Close(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("closed with %v", err)
+	}
+	s.check()
+	v = s.open()
+	s.close(v)
+	s.check()
+}
