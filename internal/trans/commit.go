@@ -349,7 +349,9 @@ const resizeStep = 8 << 10
 // applyToNode changes a node that is locked exclusively. It keeps the journal entry seq until the change is written.
 func (s *Store) applyToNode(b *bnode, k *ondisk.Key, seq uint64) {
 	if k.Type == ondisk.KeyDeleted {
-		b.keys.Delete(k.Pos, seq)
+		if b.keys.Delete(k.Pos, seq) && b.level == 0 {
+			s.shrunk(b)
+		}
 	} else {
 		b.keys.Set(k, seq)
 	}

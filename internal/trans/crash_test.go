@@ -79,8 +79,8 @@ func (r *crashRun) record(t *testing.T, w *world, workers, txs int) {
 	for i := range workers {
 		wg.Go(func() {
 			rnd := rand.New(rand.NewPCG(r.seed, uint64(i)+1))
-			for range txs {
-				r.one(w, rnd)
+			for j := range txs {
+				r.one(w, rnd, j/(txs/3+1) == 1)
 			}
 		})
 	}
@@ -89,13 +89,18 @@ func (r *crashRun) record(t *testing.T, w *world, workers, txs int) {
 	w.s.Close()
 }
 
-func (r *crashRun) one(w *world, rnd *rand.Rand) {
+// one runs a transaction, that mostly deletes if so wanted.
+func (r *crashRun) one(w *world, rnd *rand.Rand, deletes bool) {
 	seed := rnd.Uint64()
 	var rec crashTx
 	err := w.s.Update(context.Background(), func(tx *Tx) error {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		rec = crashTx{}
-		for range 1 + rnd.IntN(6) {
+		n := 1 + rnd.IntN(6)
+		if deletes {
+			n *= 5
+		}
+		for range n {
 			btree := crashBtrees[rnd.IntN(len(crashBtrees))]
 			p := ondisk.Pos{Inode: 1, Offset: rnd.Uint64N(400)}
 			if btree.Has(ondisk.BtreeHasSnapshots) {
@@ -105,7 +110,7 @@ func (r *crashRun) one(w *world, rnd *rand.Rand) {
 			if rnd.IntN(4) == 0 {
 				k.Val = append(k.Val, make([]byte, 8*rnd.IntN(20))...)
 			}
-			if rnd.IntN(3) == 0 {
+			if rnd.IntN(4) == 0 != deletes {
 				k = ondisk.Key{Pos: p}
 			}
 			if btree == ondisk.BtreeBackpointers {
@@ -307,7 +312,7 @@ func (r *crashRun) check(t *testing.T, like *world, tick int, keep blockdev.Keep
 	again := &crashRun{seed: r.seed + 1, log: r.log}
 	rnd := rand.New(rand.NewPCG(r.seed, uint64(tick)))
 	for range 50 {
-		again.one(w, rnd)
+		again.one(w, rnd, tick%2 == 0)
 	}
 	last := again.stateAt(^uint64(0))
 	for i, d := range want.deltas {

@@ -18,8 +18,8 @@
 //
 // # Goroutines
 //
-// A store has goroutines of its own: one completes interior updates, one evicts nodes, one flushes the write buffer; they
-// end with [Store.Close]. The journal calls back from its own.
+// A store has goroutines of its own: one completes interior updates, one evicts nodes, one flushes the write buffer, one merges small nodes, some
+// write nodes; they end with [Store.Close]. The journal calls back from its own.
 //
 // # Order of locks
 //
@@ -144,6 +144,7 @@ type Store struct {
 	cache       nodeCache
 	wb          writeBuffer
 	interior    interiorQueue
+	merges      mergeQueue
 	writeParams node.WriteParams
 
 	flushNode journal.PinFlush // flushNodePin
@@ -175,8 +176,8 @@ func New(cfg Config) *Store {
 	s.keys.init(s)
 	s.cache.init(s, max(cfg.CacheBytes, 1))
 	s.wb.s, s.wb.wake = s, make(chan struct{}, 1)
-	s.interior.wake = make(chan struct{}, 1)
-	s.interior.space = sync.NewCond(&s.interior.mu)
+	s.interior.wake, s.merges.wake = make(chan struct{}, 1), make(chan struct{}, 1)
+	s.interior.space, s.merges.rest = sync.NewCond(&s.interior.mu), sync.NewCond(&s.merges.mu)
 	for id := range s.trees {
 		t := &s.trees[id]
 		t.id = ondisk.BtreeID(id)
@@ -237,6 +238,7 @@ func (s *Store) Start(j *journal.Writer) {
 	s.wg.Go(func() { s.completeInterior(s.ctx) })
 	s.wg.Go(func() { s.cache.run(s.ctx) })
 	s.wg.Go(func() { s.wb.run(s.ctx) })
+	s.wg.Go(func() { s.merges.run(s.ctx, s) })
 }
 
 // Roots returns where the btrees start, with pointers as they are in memory: those of nodes that are not written yet among them.
@@ -293,6 +295,7 @@ func (s *Store) writable() error {
 // running but those of the allocator on behalf of this.
 func (s *Store) Quiesce(ctx context.Context) error {
 	for {
+		s.merges.drain()
 		s.interior.drain()
 		if err := s.failed(); err != nil {
 			return err
@@ -311,7 +314,7 @@ func (s *Store) Quiesce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !wrote && !more && s.wb.len() == 0 && s.interior.idle() {
+		if !wrote && !more && s.wb.len() == 0 && s.interior.idle() && s.merges.idle() {
 			return nil
 		}
 	}

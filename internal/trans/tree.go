@@ -70,6 +70,7 @@ type bnode struct {
 	owner     *interiorUpdate // that creates the node, until it is reachable
 
 	replacedBy *interiorUpdate // that made it dead; guarded by lock
+	mergeBelow int             // with how many words or fewer it may be merged; guarded by lock
 
 	cacheIndex int   // in nodeCache.nodes; guarded by its mutex
 	bytes      int64 // as the cache counts them; guarded by its mutex
@@ -216,5 +217,6 @@ func (s *Store) load(ctx context.Context, t *tree, c *child) (*bnode, error) {
 func (s *Store) newNode(t *tree, c *child, lo, hi ondisk.Pos) *bnode {
 	b := &bnode{tree: t, self: c, level: c.level, min: lo, max: hi}
 	b.pin.Owner = b
+	b.mergeBelow = s.cfg.NodeBytes / 8 / 3
 	return b
 }

@@ -1,0 +1,229 @@
+package trans
+
+import (
+	"context"
+	"sync"
+
+	"github.com/go-bcachefs/bcachefs/internal/journal"
+	"github.com/go-bcachefs/bcachefs/internal/node"
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/six"
+)
+
+// mergeQueue holds the nodes that have become so small that they may be put together with a neighbour, and roots that have a single
+// child, which can be the root then. One goroutine looks at them.
+type mergeQueue struct {
+	mu    sync.Mutex
+	nodes []place
+	busy  bool
+	rest  *sync.Cond    // told when nothing is left
+	wake  chan struct{} // of capacity 1
+}
+
+// place is where a node is: that of a level that covers a position.
+type place struct {
+	tree  *tree
+	level uint8
+	at    ondisk.Pos
+}
+
+// maxMerges is how many nodes wait at most. What is left out comes again when more is deleted there.
+const maxMerges = 1 << 10
+
+// shrunk is told that something was deleted from a node, which is locked exclusively.
+func (s *Store) shrunk(b *bnode) {
+	live := b.keys.LiveU64s()
+	if live > b.mergeBelow || b.fake {
+		return
+	}
+	// If it cannot be merged now it is not looked at again before it is much smaller.
+	b.mergeBelow = live*3/4 - 1
+	s.merges.add(place{b.tree, b.level, b.max})
+}
+
+func (q *mergeQueue) add(p place) {
+	q.mu.Lock()
+	if len(q.nodes) < maxMerges {
+		q.nodes = append(q.nodes, p)
+	}
+	q.mu.Unlock()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run merges nodes, until the context ends.
+func (q *mergeQueue) run(ctx context.Context, s *Store) {
+	for {
+		select {
+		case <-q.wake:
+		case <-ctx.Done():
+			return
+		}
+		for ctx.Err() == nil {
+			q.mu.Lock()
+			if q.busy = len(q.nodes) > 0; !q.busy {
+				q.rest.Broadcast()
+				q.mu.Unlock()
+				break
+			}
+			p := q.nodes[0]
+			q.nodes = q.nodes[1:]
+			q.mu.Unlock()
+			if s.writable() != nil {
+				continue
+			}
+			if err := s.merge(ctx, p); err != nil && ctx.Err() == nil && s.writable() == nil {
+				s.cfg.logf("btree %v level %d: the node at %v was not merged: %v", p.tree.id, p.level, p.at, err)
+			}
+		}
+	}
+}
+
+// idle reports whether nothing is waiting or being done.
+func (q *mergeQueue) idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.nodes) == 0 && !q.busy
+}
+
+// drain waits until nothing is left to be merged.
+func (q *mergeQueue) drain() {
+	q.mu.Lock()
+	for len(q.nodes) > 0 || q.busy {
+		q.rest.Wait()
+	}
+	q.mu.Unlock()
+}
+
+// merge puts a node and a neighbour together, if they are small enough, or makes the single child of a root the root.
+func (s *Store) merge(ctx context.Context, p place) error {
+	s.interior.throttle(journal.WatermarkNormal)
+	m := merging{reshape: reshape{s: s, tree: p.tree, watermark: journal.WatermarkBtree}, level: p.level, at: p.at}
+	defer m.release()
+	return s.run(ctx, m.watermark, false, m.try)
+}
+
+// merging is the state of one call of merge, over restarts.
+type merging struct {
+	reshape
+	level uint8
+	at    ondisk.Pos
+}
+
+func (m *merging) try(tx *Tx) error {
+	b, err := tx.lockNode(m.tree, m.level, m.at, six.Intent)
+	if b == nil || b.fake || err != nil {
+		return err
+	}
+	if m.isRoot(b) {
+		return m.lowerRoot(tx, b)
+	}
+	p, err := tx.lockNode(m.tree, m.level+1, m.at, six.Intent)
+	switch {
+	case err != nil:
+		return err
+	case p == nil: // b has become the root
+		return restartSplit
+	}
+	x := p.index.Load()
+	i := x.find(b.max)
+	for _, left := range []int{i, i - 1} {
+		if left < 0 || left+1 >= len(x.children) {
+			continue
+		}
+		l, err := tx.lockNode(m.tree, m.level, x.maxes[left], six.Intent)
+		if err != nil {
+			return err
+		}
+		r, err := tx.lockNode(m.tree, m.level, x.maxes[left+1], six.Intent)
+		if err != nil {
+			return err
+		}
+		if node.CanMerge(l.keys, r.keys) {
+			return m.replace(tx, l, r, p)
+		}
+	}
+	return nil
+}
+
+// replace puts one node in place of two neighbours below p.
+func (m *merging) replace(tx *Tx, l, r, p *bnode) error {
+	if words := maxPtrU64s + keyU64s; !p.hasRoom(words) {
+		tx.unlock()
+		if err := m.s.grow(tx.ctx, p, r.max, words, m.watermark); err != nil {
+			return err
+		}
+		return restartSplit
+	}
+	if len(m.spaces) == 0 {
+		return m.allocate(tx, 1)
+	}
+	u := &interiorUpdate{tree: m.tree, olds: []*bnode{l, r}, parent: p, written: make(chan struct{})}
+	keys, err := node.Merge(l.keys, r.keys, m.s.newSeq())
+	if err != nil {
+		return err
+	}
+	b, err := m.makeNode(u, keys)
+	if err != nil {
+		return err
+	}
+	if b.level > 0 {
+		x, y := l.index.Load(), r.index.Load()
+		z := &index{}
+		z.maxes = append(append(z.maxes, x.maxes...), y.maxes...)
+		z.children = append(append(z.children, x.children...), y.children...)
+		b.index.Store(z)
+	}
+	u.describe()
+	if err := m.publish(tx, u, func() { u.linkInto(p, []*child{b.self}) }); err != nil {
+		return m.undo(u, err)
+	}
+	// There may be more to do: with the next neighbour, above, and where children of the two have become neighbours.
+	q := &m.s.merges
+	q.add(place{m.tree, b.level, b.max})
+	if b.level > 0 {
+		q.add(place{m.tree, b.level - 1, l.max})
+	}
+	if !m.isRoot(p) {
+		m.s.shrunk(p)
+	} else if len(p.index.Load().children) == 1 {
+		q.add(place{m.tree, p.level, p.max})
+	}
+	return nil
+}
+
+// lowerRoot makes the single child of the root the root.
+//
+// The child is blocked until that is durable: else a pointer to it that says what was written of it would be journalled as the root's before
+// the old root is known to be gone.
+func (m *merging) lowerRoot(tx *Tx, b *bnode) error {
+	if b.level == 0 || len(b.index.Load().children) != 1 {
+		return nil
+	}
+	c, err := tx.lockNode(m.tree, m.level-1, ondisk.SPosMax, six.Intent)
+	if err != nil {
+		return err
+	}
+	c.wmu.Lock()
+	writing := c.writing
+	c.wmu.Unlock()
+	if writing { // no write begins while it is locked
+		tx.unlock()
+		c.waitWrite()
+		return restartSplit
+	}
+	u := &interiorUpdate{tree: m.tree, olds: []*bnode{b}, parent: c, written: make(chan struct{})}
+	return m.publish(tx, u, func() {
+		ptr := *c.self.key.Load()
+		u.keys = []interiorKey{
+			{level: b.level, old: ptr, new: ptr, flags: rootPointer | NoTriggers},
+			{level: b.level + 1, old: *b.self.key.Load(), new: ondisk.Key{Pos: ondisk.SPosMax}, flags: noRecord},
+		}
+		m.tree.root.Store(c.self)
+		if c.level > 0 && len(c.index.Load().children) == 1 {
+			m.s.merges.add(place{m.tree, c.level, c.max})
+		}
+	})
+}
