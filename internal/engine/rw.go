@@ -110,12 +110,15 @@ func (rw *RW) start(ctx context.Context) error {
 	if rw.Super, err = super.NewSet(rw.SB, rw.disks(), rw.ownSuperblocks()); err != nil {
 		return err
 	}
+	var plan journalPlan
 	if initialise {
-		if err := rw.makeJournals(ctx); err != nil {
+		if plan.first, err = rw.makeJournals(ctx); err != nil {
 			return err
 		}
+		plan.fresh = true
+	} else {
+		plan = rw.planJournal()
 	}
-	plan := rw.planJournal(initialise)
 	if err := rw.markDirty(ctx, &plan); err != nil {
 		return err
 	}
@@ -153,19 +156,17 @@ func (rw *RW) ownSuperblocks() (all []*ondisk.Superblock) {
 
 // journalPlan says how the journal goes on.
 type journalPlan struct {
+	fresh         bool   // nothing in its buckets counts
 	first         uint64 // entry to be written
 	replay        node.SeqRange
 	addBlacklist  journal.Blacklist // to be written to the superblock; nil: it stays
 	keyVersionAdd uint64
 }
 
-// planJournal chooses the sequence numbers.
-func (rw *RW) planJournal(initialise bool) journalPlan {
+// planJournal chooses the sequence numbers of a filesystem that exists.
+func (rw *RW) planJournal() journalPlan {
 	c := rw.FS.Journal
-	switch {
-	case initialise:
-		return journalPlan{first: 1}
-	case c.Selection.Flush == 0: // clean
+	if c.Selection.Flush == 0 { // clean
 		clean, _ := rw.SB.Clean() // it was read before
 		return journalPlan{first: clean.JournalSeq + 1}
 	}
@@ -518,7 +519,7 @@ func (rw *RW) journalDevice(m *Member, member *ondisk.Member, plan *journalPlan)
 	}
 	switch {
 	case len(d.Buckets) == 0:
-	case plan.first == 1:
+	case plan.fresh:
 		d.Ring = journal.FreshRing(d.BucketBytes)
 	case plan.replay.Newest == 0:
 		d.Ring = journal.RingAt(member.LastJournalBucket, member.LastJournalOffset, len(d.Buckets), d.BucketBytes)

@@ -6,43 +6,51 @@ import (
 	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/alloc"
-	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/codec/strhash"
 	"github.com/go-bcachefs/bcachefs/internal/journal"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 	"github.com/go-bcachefs/bcachefs/internal/trans"
 )
 
-// makeJournals chooses the buckets of the journals of a filesystem that was never mounted, and lists them in the superblocks. What
-// an earlier attempt left in them is wiped: its entries must not be taken for ours.
-func (rw *RW) makeJournals(ctx context.Context) error {
+// makeJournals chooses the buckets of the journals of a filesystem that was never mounted, and lists them in the superblocks. It returns the
+// sequence number of the first entry.
+//
+// What an earlier attempt left in them, one that power was cut in, or a filesystem with the same UUID, must not be taken for ours: our
+// entries are newer than all that are found there. They are not wiped, since a power cut while that is done would leave some that no
+// scan finds, and that may follow seamlessly behind what is written over those before.
+func (rw *RW) makeJournals(ctx context.Context) (first uint64, err error) {
 	lists := map[int][]ondisk.SeqRange{}
+	cfg := rw.JournalConfig()
+	cfg.Members = nil
 	for _, m := range rw.Members {
 		if m.DataAllowed()>>ondisk.DataJournal&1 == 0 {
 			continue
 		}
 		buckets, err := newJournal(m)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		zero := blockdev.AlignedBuffer(max(rw.SB.BlockBytes(), 4096))
-		for _, b := range buckets {
-			if err := m.Device.WriteAt(ctx, zero, int64(b)*m.BucketBytes()); err != nil {
-				return err
-			}
-		}
-		if err := m.Device.Flush(ctx); err != nil {
-			return err
-		}
+		cfg.Members = append(cfg.Members, journal.Member{Index: m.Index, Device: m.Device, BucketBytes: m.BucketBytes(), Buckets: buckets})
 		lists[int(m.Index)] = journal.BucketRanges(buckets)
 	}
-	return rw.Super.Update(ctx, func(sb *ondisk.Superblock) error { sb.MarkCurrent(); return nil },
-		func(index int, own *ondisk.Superblock) error {
-			if r := lists[index]; r != nil {
-				own.SetJournal(r)
-			}
-			return nil
-		})
+	old, err := journal.Scan(ctx, &cfg)
+	if err != nil {
+		return 0, err
+	}
+	first = 1
+	if sel := journal.Select(old.Candidates, nil, true); sel.Highest > 0 {
+		first = sel.Resume(nil).First
+	}
+	return first, rw.Super.Update(ctx, func(sb *ondisk.Superblock) error {
+		sb.MarkCurrent()
+		// There is no index of free buckets, whatever an earlier attempt had made.
+		return rw.eachMember(sb, func(m *ondisk.Member) { m.SetFreespaceInitialized(false) })
+	}, func(index int, own *ondisk.Superblock) error {
+		if r := lists[index]; r != nil {
+			own.SetJournal(r)
+		}
+		return nil
+	})
 }
 
 // newJournal chooses the buckets of a member's journal: the first ones that no superblock is in.
