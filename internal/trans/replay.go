@@ -71,7 +71,10 @@ func (s *Store) touch(ctx context.Context, t *tree, level uint8, keys []ondisk.K
 				return err
 			}
 			max = b.max
-			crowded = b.fake && b.keys.Len() > 0 || !b.keys.Room(0)
+			if b.fake && b.keys.Len() == 0 {
+				return nil // deletions of nothing: no node comes of it
+			}
+			crowded = b.fake || !b.keys.Room(0)
 			if !b.pinned && b.keys.Dirty() {
 				b.pinned = true
 				s.journal.AddPin(s.cfg.ReplaySeqs.Oldest, &b.pin, journal.PinBtreeNode, s.flushNode)
