@@ -66,6 +66,7 @@ func (tx *Tx) commit() error {
 	if err := tx.makeRoom(); err != nil {
 		return err
 	}
+	tx.hook(PointCommit, 0, ondisk.Pos{})
 	switch err := s.journal.TryReserve(tx.journalU64s(), tx.watermark, &tx.res); {
 	case errors.Is(err, journal.ErrWouldBlock):
 		tx.unlock()
@@ -88,6 +89,7 @@ func (tx *Tx) commit() error {
 	}
 	tx.unlock()
 	tx.res.Done()
+	tx.hook(PointCommitted, 0, ondisk.Pos{})
 	return nil
 }
 

@@ -206,6 +206,10 @@ func (it *Iter) throughCache(k ondisk.Key) (ondisk.Key, error) {
 		tx.leaveSlot(it.slot)
 		it.slot = nil
 	}
+	tx.hook(PointLookup, it.tree.id, k.Pos)
+	if tx.s.keys.unlocked(it.tree.id, k.Pos) {
+		return k, nil
+	}
 	s := it.slot
 	if s == nil {
 		var err error

@@ -182,6 +182,7 @@ func (tx *Tx) fill(s *slot) (ondisk.Key, error) {
 	if err != nil || k.Type == ondisk.KeyDeleted {
 		return k, err
 	}
+	tx.hook(PointFill, s.at.btree, s.at.pos)
 	kept := k.Clone() // must not keep the leaf's memory
 	if s.key.CompareAndSwap(nil, &kept) {
 		tx.s.keys.filled.Add(1)

@@ -118,6 +118,14 @@ type Config struct {
 
 	// NoKeyCache are bits of btrees whose keys are not cached; for tests.
 	NoKeyCache uint64
+
+	// What follows is for tests and demonstrations that choose who runs when. Hook is called at named points and LockHook told of waits
+	// for locks; nil: not. Faults are protections that are off. NoWorkers keeps the store from having goroutines: nothing is
+	// merged, evicted or flushed by itself, and nodes must not need to be split.
+	Hook      Hook
+	LockHook  six.Hook
+	Faults    Fault
+	NoWorkers bool
 }
 
 func (c *Config) logf(format string, args ...any) {
@@ -171,6 +179,7 @@ func New(cfg Config) *Store {
 	s.cached = (1<<ondisk.BtreeAlloc | 1<<ondisk.BtreeInodes) &^ cfg.NoKeyCache
 	s.writeParams = node.WriteParams{Version: cfg.Version, Csum: cfg.Csum, Key: cfg.Key}
 	s.flushNode = s.flushNodePin
+	s.graph.Hook = cfg.LockHook
 	s.newBuffers()
 	s.txs.New = func() any { return &Tx{s: s, locker: s.graph.NewLocker()} }
 	s.keys.init(s)
@@ -235,6 +244,9 @@ func (s *Store) hasSnapshots(btree ondisk.BtreeID) bool { return btree.Has(ondis
 // Start begins the work of a store on a journal.
 func (s *Store) Start(j *journal.Writer) {
 	s.journal = j
+	if s.cfg.NoWorkers {
+		return
+	}
 	s.wg.Go(func() { s.completeInterior(s.ctx) })
 	s.wg.Go(func() { s.cache.run(s.ctx) })
 	s.wg.Go(func() { s.wb.run(s.ctx) })

@@ -162,6 +162,7 @@ func (tx *Tx) SetWatermark(w journal.Watermark) { tx.watermark = w }
 
 // lock locks a node or slot; if that would be a deadlock the transaction is to restart.
 func (tx *Tx) lock(l *six.Lock, kind six.Kind) error {
+	tx.hook(PointLock, 0, ondisk.Pos{})
 	err := tx.locker.Lock(tx.ctx, l, kind)
 	if errors.Is(err, six.ErrDeadlock) {
 		return restartDeadlock
@@ -297,6 +298,7 @@ func (s *Store) run(ctx context.Context, w journal.Watermark, write bool, fn fun
 			s.cfg.logf("a transaction was restarted %d times: %v", tx.restarts, err)
 		}
 		tx.locker.Restart()
+		tx.hook(PointRestart, 0, ondisk.Pos{})
 	}
 }
 
@@ -307,12 +309,14 @@ func (s *Store) begin(ctx context.Context, w journal.Watermark, write bool) *Tx 
 	tx := s.txs.Get().(*Tx)
 	tx.ctx, tx.watermark, tx.write, tx.restarts = ctx, w, write, 0
 	tx.locker.Renew()
+	tx.hook(PointBegin, 0, ondisk.Pos{})
 	tx.iter.reset(tx)
 	return tx
 }
 
 func (s *Store) end(tx *Tx) {
 	tx.reset()
+	tx.hook(PointEnd, 0, ondisk.Pos{})
 	tx.ctx = nil
 	s.txs.Put(tx)
 }

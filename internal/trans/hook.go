@@ -1,0 +1,53 @@
+package trans
+
+import (
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/six"
+)
+
+// A Fault is a protection that is switched off, to show what it is good for. Nothing but tests and the demonstration of the race set any.
+type Fault uint8
+
+// FaultNoSlotRule makes iterators that go over the leaves of a cached btree lock a position's slot only if it is filled: what they read
+// where it is empty may change at any moment.
+const FaultNoSlotRule Fault = 1 << iota
+
+// A Point is a place in a transaction between whose neighbours anything may happen.
+type Point string
+
+// The points. At those without btree that is 0, as is the position.
+const (
+	PointBegin     Point = "tx:begin"     // a transaction begins; it holds nothing
+	PointRestart   Point = "tx:restart"   // it begins again, and has given everything up
+	PointLock      Point = "tx:lock"      // it is about to take a lock, and may come to wait
+	PointLookup    Point = "cache:lookup" // an iterator over a leaf is about to ask the key cache; has btree and position
+	PointFill      Point = "cache:fill"   // a slot that is locked is about to be filled from its leaf; has btree and position
+	PointCommit    Point = "tx:commit"    // everything that the commit changes is locked exclusively
+	PointCommitted Point = "tx:committed" // the commit has happened, all locks are given up
+	PointEnd       Point = "tx:end"       // a transaction is over
+)
+
+// Hook is called at a point by the goroutine of the transaction, and may block. Locks of nodes and slots may be held, mutexes are not.
+type Hook func(tx *Tx, p Point, btree ondisk.BtreeID, pos ondisk.Pos)
+
+func (tx *Tx) hook(p Point, btree ondisk.BtreeID, pos ondisk.Pos) {
+	if tx.s.cfg.Hook != nil {
+		tx.s.cfg.Hook(tx, p, btree, pos)
+	}
+}
+
+// Locker is what takes the transaction's locks, for hooks that want to know whose waits [Config.LockHook] tells of.
+func (tx *Tx) Locker() *six.Locker { return tx.locker }
+
+// unlocked reports whether, for [FaultNoSlotRule], a position is read without its slot.
+func (c *keyCache) unlocked(btree ondisk.BtreeID, p ondisk.Pos) bool {
+	if c.s.cfg.Faults&FaultNoSlotRule == 0 {
+		return false
+	}
+	at := slotKey{p, btree}
+	sh := c.shard(at)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	s := sh.slots[at]
+	return s == nil || s.key.Load() == nil
+}

@@ -1,0 +1,93 @@
+package trans
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+)
+
+// An iterator over the leaves holds the slot of what it shows, empty or filled; with the rule switched off, only if it is filled.
+func TestSlotRule(t *testing.T) {
+	pos := ondisk.Pos{Inode: 1, Offset: 7}
+	for _, tt := range []struct {
+		name         string
+		faults       Fault
+		filled, held bool
+	}{
+		{"empty", 0, false, true},
+		{"filled", 0, true, true},
+		{"empty, no rule", FaultNoSlotRule, false, false},
+		{"filled, no rule", FaultNoSlotRule, true, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, func(c *Config) { c.Faults = tt.faults })
+			w.update(func(tx *Tx) error { return tx.Update(ondisk.BtreeAlloc, cookie(pos, 1), 0) })
+			if tt.filled {
+				w.update(func(tx *Tx) error { return tx.Update(ondisk.BtreeAlloc, cookie(pos, 2), 0) })
+			}
+			err := w.s.View(t.Context(), func(tx *Tx) error {
+				return tx.Scan(ondisk.BtreeAlloc, pos, pos, 0, func(ondisk.Key, ondisk.Pos) (bool, error) {
+					s := w.s.keys.get(ondisk.BtreeAlloc, pos)
+					defer w.s.keys.put(s)
+					if filled := s.key.Load() != nil; filled != tt.filled {
+						t.Errorf("the slot is filled: %v", filled)
+					}
+					if held := !w.free(&s.lock); held != tt.held {
+						t.Errorf("the slot is locked: %v", held)
+					}
+					return true, nil
+				})
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// The points come in the order in which the transaction meets them.
+func TestHook(t *testing.T) {
+	var points []Point
+	on := false
+	w := newWorld(t, func(c *Config) {
+		c.Hook = func(tx *Tx, p Point, btree ondisk.BtreeID, pos ondisk.Pos) {
+			if !on {
+				return
+			}
+			if tx.Locker() == nil {
+				t.Error("a transaction without locker")
+			}
+			if p == PointLock {
+				return // one for each lock
+			}
+			if (p == PointLookup || p == PointFill) && (btree != ondisk.BtreeAlloc || pos.Offset != 7) {
+				t.Errorf("%v of %v %v", p, btree, pos)
+			}
+			points = append(points, p)
+		}
+	})
+	pos := ondisk.Pos{Inode: 1, Offset: 7}
+	w.update(func(tx *Tx) error { return tx.Update(ondisk.BtreeAlloc, cookie(pos, 1), 0) })
+	if err := w.s.Quiesce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	on = true
+	restarted := false
+	w.update(func(tx *Tx) error {
+		err := tx.Scan(ondisk.BtreeAlloc, pos, pos, 0, func(ondisk.Key, ondisk.Pos) (bool, error) { return false, nil })
+		if err != nil {
+			return err
+		}
+		if !restarted {
+			restarted = true
+			return restartDeadlock
+		}
+		return tx.Update(ondisk.BtreeAlloc, cookie(pos, 2), 0)
+	})
+	on = false
+	want := []Point{PointBegin, PointLookup, PointRestart, PointLookup, PointFill, PointCommit, PointCommitted, PointEnd}
+	if !slices.Equal(points, want) {
+		t.Errorf("points %v, want %v", points, want)
+	}
+}
