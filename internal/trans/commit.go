@@ -143,11 +143,13 @@ func (tx *Tx) runTriggersOf(last, insert bool) error {
 			u.done = true
 		}
 		btree, level, done, n := u.btree, u.level, u.done, len(tx.updates)
-		if err := tx.s.cfg.Trigger(tx, btree, level, &old, &k, u.flags&^overwritten); err != nil {
+		t := &tx.trigger
+		t.old, t.new = old, k
+		if err := tx.s.cfg.Trigger(tx, btree, level, &t.old, &t.new, u.flags&^overwritten); err != nil {
 			return err
 		}
 		if j, ok := tx.find(btree, level, k.Pos); ok && done {
-			tx.updates[j].key = k
+			tx.updates[j].key = t.new
 		}
 		if len(tx.updates) != n {
 			i = -1 // there may be new ones before

@@ -48,18 +48,27 @@ type Iter struct {
 }
 
 // Iter returns an iterator over the keys of a btree from p on. In btrees with snapshots p.Snapshot is the one whose view is
-// shown, unless flags has [AllSnapshots].
+// shown, unless flags has [AllSnapshots]. It may be used until the transaction ends.
 func (tx *Tx) Iter(btree ondisk.BtreeID, p ondisk.Pos, flags IterFlags) *Iter {
-	it := &Iter{}
+	it := tx.newIter()
 	it.init(tx, btree, 0, p, flags)
 	return it
 }
 
 // NodeIter returns an iterator over the pointers in the interior nodes of a level.
 func (tx *Tx) NodeIter(btree ondisk.BtreeID, level uint8, p ondisk.Pos, flags IterFlags) *Iter {
-	it := &Iter{}
+	it := tx.newIter()
 	it.init(tx, btree, level, p, flags|AllSnapshots|NotExtents)
 	return it
+}
+
+// newIter returns an iterator that earlier transactions have used, if there is one.
+func (tx *Tx) newIter() *Iter {
+	if tx.nIters == len(tx.iters) {
+		tx.iters = append(tx.iters, new(Iter))
+	}
+	tx.nIters++
+	return tx.iters[tx.nIters-1]
 }
 
 func (it *Iter) init(tx *Tx, btree ondisk.BtreeID, level uint8, p ondisk.Pos, flags IterFlags) {

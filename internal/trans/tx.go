@@ -81,7 +81,10 @@ type Tx struct {
 	deltas   []Delta
 	onCommit []func(seq uint64)
 	arena    arena
-	iter     Iter // of Get and Scan
+	iter     Iter // of Get and Lookup
+	iters    []*Iter
+	nIters   int                           // of iters are in use
+	trigger  struct{ old, new ondisk.Key } // that are shown to triggers
 
 	attached  any
 	watermark journal.Watermark
@@ -257,7 +260,10 @@ func (tx *Tx) reset() {
 	clear(tx.onCommit)
 	tx.onCommit = tx.onCommit[:0]
 	tx.arena.reset()
-	tx.iter.reset(tx)
+	for _, it := range tx.iters[:tx.nIters] {
+		it.reset(nil) // keeps no memory, and is of no use any more
+	}
+	tx.nIters = 0
 	tx.seq, tx.attached = 0, nil
 }
 
@@ -310,7 +316,6 @@ func (s *Store) begin(ctx context.Context, w journal.Watermark, write bool) *Tx 
 	tx.ctx, tx.watermark, tx.write, tx.restarts = ctx, w, write, 0
 	tx.locker.Renew()
 	tx.hook(PointBegin, 0, ondisk.Pos{})
-	tx.iter.reset(tx)
 	return tx
 }
 
