@@ -96,6 +96,7 @@ type Allocator struct {
 	waiting  journalWait
 	points   writePoints
 	freed    event
+	last     sync.Mutex // of lastAttempt
 	reclaim  *worker
 	inFlight inFlight
 	extra    []*worker // reclaimers that others brought

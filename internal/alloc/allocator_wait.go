@@ -37,7 +37,7 @@ func (a *Allocator) allocSlow(ctx context.Context, req *Request, out *Allocation
 				continue
 			}
 			// The others are being written, by tasks that will put them.
-			if err := a.freed.wait(ctx, func(g uint64) bool { return g != now }); err != nil {
+			if err := a.freed.wait(ctx, func(g uint64) bool { return g != now || !a.tableFull(req.Watermark) }); err != nil {
 				return err
 			}
 			continue
@@ -83,9 +83,15 @@ func (a *Allocator) makeRoom(ctx context.Context, req *Request, seq, gen uint64)
 	return a.freed.generation() != gen, err
 }
 
-// lastAttempt is made once nothing more will become free: with fewer replicas if that is enough.
+// lastAttempt is made once nothing more will become free: with fewer replicas if that is enough. One task at a time makes it, so that of
+// several that each hold what the others lack one gets all.
 func (a *Allocator) lastAttempt(ctx context.Context, req *Request, out *Allocation) error {
 	runtime.Gosched() // let a commit finish that has counted a bucket as used and not yet as open no more
+	a.last.Lock()
+	defer a.last.Unlock()
+	if _, err := a.try(ctx, req, out); err == nil || !isFull(err) {
+		return err
+	}
 	r := *req
 	r.Replicas = max(1, req.Required)
 	_, err := a.try(ctx, &r, out)

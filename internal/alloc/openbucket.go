@@ -171,7 +171,10 @@ func (t *openTable) unlinkPartial(i int) *OpenBucket {
 
 // put gives up one reference. The last one closes the bucket: from then on only the alloc key tells whether it is free, so that
 // whoever wrote to it puts after the commit that says so (I2). The context is for hooks alone.
-func (a *Allocator) put(ctx context.Context, ob *OpenBucket) {
+func (a *Allocator) put(ctx context.Context, ob *OpenBucket) { a.putBack(ctx, ob, true) }
+
+// putBack is put; news is false for what an attempt that failed gives back: others may go on looking, but nothing has become free.
+func (a *Allocator) putBack(ctx context.Context, ob *OpenBucket, news bool) {
 	a.hook(ctx, PointRelease, ob.dev.Index, ob.bucket)
 	switch n := ob.pins.Add(-1); {
 	case n > 0:
@@ -188,21 +191,21 @@ func (a *Allocator) put(ctx context.Context, ob *OpenBucket) {
 	if emptied {
 		a.reclaim.kick()
 	}
-	a.freed.signal(true) // entries of the table are waited for too
+	a.freed.signal(news) // entries of the table are waited for too
 }
 
 // putUnused gives up the reference of a write point: what was not written at all is closed, what has room left goes to the partial
-// list, reference and all.
-func (a *Allocator) putUnused(ctx context.Context, ob *OpenBucket) {
+// list, reference and all. news as in putBack.
+func (a *Allocator) putUnused(ctx context.Context, ob *OpenBucket, news bool) {
 	if ob.untouched() {
-		a.put(ctx, ob)
+		a.putBack(ctx, ob, news)
 		return
 	}
 	a.open.mu.Lock()
 	ob.partial = true
 	a.open.partial = append(a.open.partial, ob)
 	a.open.mu.Unlock()
-	a.freed.signal(true)
+	a.freed.signal(news)
 }
 
 // dropPartial closes the oldest buckets of the partial list, so that entries of the table become free. What room they have left is lost

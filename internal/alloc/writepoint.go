@@ -166,7 +166,7 @@ func (a *Allocator) freeSectors() (n uint64) {
 // leave gives up all buckets of a write point, which is locked.
 func (a *Allocator) leave(ctx context.Context, wp *writePoint) (left int) {
 	for _, ob := range wp.obs[:wp.n] {
-		a.putUnused(ctx, ob)
+		a.putUnused(ctx, ob, true)
 		left++
 	}
 	clear(wp.obs[:wp.n])

@@ -142,7 +142,7 @@ func (a *Allocator) settle(ctx context.Context, wp *writePoint, ok bool) {
 	if !ok {
 		for _, ob := range s.obs[:s.n] {
 			if !wp.has(ob) {
-				a.putUnused(ctx, ob)
+				a.putUnused(ctx, ob, false)
 			}
 		}
 		s.n = 0
@@ -150,14 +150,14 @@ func (a *Allocator) settle(ctx context.Context, wp *writePoint, ok bool) {
 	}
 	s.dropSurplus(func(ob *OpenBucket) {
 		if !wp.has(ob) {
-			a.putUnused(ctx, ob)
+			a.putUnused(ctx, ob, true)
 		}
 	})
 	had, n := wp.obs, wp.n
 	wp.obs, wp.n = s.obs, s.n
 	for _, ob := range had[:n] {
 		if !wp.has(ob) {
-			a.putUnused(ctx, ob)
+			a.putUnused(ctx, ob, true)
 		}
 	}
 }
