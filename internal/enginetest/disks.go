@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/go-bcachefs/bcachefs"
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
@@ -78,7 +79,7 @@ func (d *Disks) open(name string) (blockdev.Device, error) {
 // Open opens the filesystem for writing.
 func (d *Disks) Open(ctx context.Context, o engine.Options, w engine.WriteOptions) (*engine.RW, error) {
 	o.Write, o.NoScan, o.OpenDevice = true, true, d.open
-	o.Passphrase = func(context.Context) ([]byte, error) { return d.Passphrase, nil }
+	o.Passphrase = func(context.Context) ([]byte, error) { return slices.Clone(d.Passphrase), nil }
 	fs, err := engine.Open(ctx, d.names(), o)
 	if err != nil {
 		return nil, err
@@ -89,7 +90,7 @@ func (d *Disks) Open(ctx context.Context, o engine.Options, w engine.WriteOption
 // Read opens the filesystem for reading.
 func (d *Disks) Read(ctx context.Context) (*bcachefs.FS, error) {
 	return bcachefs.Open(ctx, d.names(), &bcachefs.OpenOptions{NoScan: true, OpenDevice: d.open,
-		Passphrase: func(context.Context) ([]byte, error) { return d.Passphrase, nil }})
+		Passphrase: func(context.Context) ([]byte, error) { return slices.Clone(d.Passphrase), nil }})
 }
 
 // Check opens the filesystem for reading and compares it with a history, see [History.Check].
