@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-bcachefs/bcachefs"
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
+	"github.com/go-bcachefs/bcachefs/internal/engine"
 )
 
 const formatSize = 64 << 20
@@ -196,5 +197,24 @@ func TestFormatBusy(t *testing.T) {
 	defer dev.Close()
 	if _, err := bcachefs.Format(t.Context(), devices, bcachefs.FormatOptions{Force: true}); !errors.Is(err, blockdev.ErrBusy) {
 		t.Errorf("%v, want %v", err, blockdev.ErrBusy)
+	}
+}
+
+// Each member has a journal, even if it may not hold one: the driver of 1.13 stumbles over members without.
+func TestFormatJournalEverywhere(t *testing.T) {
+	dir := t.TempDir()
+	devices := []bcachefs.FormatDevice{{Path: filepath.Join(dir, "a"), CreateBytes: 64 << 20, DataAllowed: []string{"user"}},
+		{Path: filepath.Join(dir, "b"), CreateBytes: 64 << 20}}
+	if _, err := bcachefs.Format(t.Context(), devices, bcachefs.FormatOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range devices {
+		sb, _, err := engine.ReadSuperblock(t.Context(), d.Path, engine.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if j, err := sb.Journal(); err != nil || len(j) == 0 {
+			t.Errorf("%s: journal in %v (%v)", d.Path, j, err)
+		}
 	}
 }

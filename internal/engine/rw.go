@@ -508,6 +508,9 @@ func (rw *RW) makeJournal(sb *ondisk.Superblock, plan *journalPlan) error {
 func (rw *RW) journalDevice(m *Member, member *ondisk.Member, plan *journalPlan) (journal.WriterDevice, error) {
 	d := journal.WriterDevice{Index: m.Index, Device: m.Device, BucketBytes: member.BucketBytes(), Durability: int(member.Durability()),
 		Preferred: true, Discard: member.Discard(), ReadOnly: member.State() != ondisk.MemberRW}
+	if member.DataAllowed()>>ondisk.DataJournal&1 == 0 {
+		d.Durability = 0 // nothing is written to its journal
+	}
 	ranges, err := rw.Super.Own(int(m.Index)).Journal()
 	if err != nil {
 		return d, fmt.Errorf("%s: journal: %w", m.Path, err)

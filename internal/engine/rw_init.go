@@ -23,9 +23,6 @@ func (rw *RW) makeJournals(ctx context.Context) (first uint64, err error) {
 	cfg := rw.JournalConfig()
 	cfg.Members = nil
 	for _, m := range rw.Members {
-		if m.DataAllowed()>>ondisk.DataJournal&1 == 0 {
-			continue
-		}
 		buckets, err := newJournal(m)
 		if err != nil {
 			return 0, err
