@@ -49,7 +49,7 @@ func (n *Node) find(p *ondisk.Pos) (ci, i int, found bool) {
 		return ci, n.chunks[ci].n, false
 	}
 	c := n.chunks[ci]
-	i = lowerBound(c.pos[:c.n], p)
+	i = n.lowerBoundIn(ci, p)
 	if c.pos[i] == *p {
 		return ci, i, true
 	}
@@ -144,7 +144,7 @@ func (n *Node) Delete(p ondisk.Pos, seq uint64) bool {
 		return false
 	}
 	c := n.chunks[ci]
-	i := lowerBound(c.pos[:c.n], &p)
+	i := n.lowerBoundIn(ci, &p)
 	if c.pos[i] != p {
 		return false
 	}

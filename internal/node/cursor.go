@@ -13,7 +13,7 @@ func (n *Node) Get(p ondisk.Pos) (k ondisk.Key, ok bool) {
 		return k, false
 	}
 	c := n.chunks[ci]
-	i := lowerBound(c.pos[:c.n], &p)
+	i := n.lowerBoundIn(ci, &p)
 	if c.pos[i] != p {
 		return k, false
 	}
@@ -34,7 +34,7 @@ func (n *Node) Seek(p ondisk.Pos) Cursor {
 	cur := Cursor{n: n, ci: lowerBound(n.maxes, &p)}
 	if cur.ci < len(n.chunks) {
 		cur.c = n.chunks[cur.ci]
-		cur.i = lowerBound(cur.c.pos[:cur.c.n], &p)
+		cur.i = n.lowerBoundIn(cur.ci, &p)
 	}
 	return cur
 }
