@@ -137,7 +137,10 @@ func (rw *RW) start(ctx context.Context) error {
 	if initialise {
 		return rw.initialise(ctx)
 	}
-	return rw.initFreespace(ctx)
+	if err := rw.initFreespace(ctx); err != nil {
+		return err
+	}
+	return rw.finish(ctx)
 }
 
 func (rw *RW) disks() (all []blockdev.Device) {

@@ -11,6 +11,8 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/engine"
 	"github.com/go-bcachefs/bcachefs/internal/enginetest"
 	"github.com/go-bcachefs/bcachefs/internal/fsck/fscktest"
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/trans"
 )
 
 var (
@@ -42,7 +44,7 @@ func shapes() []enginetest.Shape {
 	mixed.Devices[1].BucketBytes = 64 << 10
 	mixed.Devices[0].Discard = true
 	return []enginetest.Shape{shape("plain", nil, 48), early, encrypted, small, large, mixed,
-		shape("mirrored", map[string]string{"metadata_replicas": "2", "data_replicas": "2"}, 40, 40)}
+		shape("mirrored", map[string]string{"metadata_replicas": "2", "data_replicas": "2"}, 64, 64)}
 }
 
 // tiny makes the engine read nodes again and again.
@@ -73,11 +75,29 @@ func (s *stress) open() *enginetest.Volume {
 		s.Fatal(err)
 	}
 	s.Cleanup(rw.Abandon)
+	nothingUnfinished(s.T, rw)
 	v, err := enginetest.NewVolume(s.Context(), rw, s.h)
 	if err != nil {
 		s.Fatal(err)
 	}
 	return v
+}
+
+// nothingUnfinished fails the test if there are notes of what has to be finished, in a filesystem that was just opened: what was
+// unlinked when it crashed is gone.
+func nothingUnfinished(t *testing.T, rw *engine.RW) {
+	t.Helper()
+	err := rw.Store.View(t.Context(), func(tx *trans.Tx) error {
+		for _, btree := range []ondisk.BtreeID{ondisk.BtreeDeletedInodes, ondisk.BtreeLoggedOps} {
+			if k, ok, err := tx.Iter(btree, ondisk.PosMin, trans.AllSnapshots).Peek(); ok || err != nil {
+				t.Errorf("btree %v: %v %v", btree, k.Pos, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // check asks both: the model what is in the filesystem, fsck whether it is sound. Transactions that a crash undid are forgotten.
@@ -213,6 +233,50 @@ func TestCloseGivesUp(t *testing.T) {
 	}
 	s.check()
 	v = s.open()
+	s.close(v)
+	s.check()
+}
+
+// What was begun before a crash is finished: a truncation of a file of more extents than one transaction deletes, and the deletion of another.
+func TestFinish(t *testing.T) {
+	s := newStress(t, shape("", nil, 48))
+	v := s.open()
+	ctx := t.Context()
+	var files [2]uint64
+	for i := range files {
+		var err error
+		if files[i], _, err = v.Create(ctx, ondisk.RootInum, fmt.Sprint("file-", i), false, 1); err != nil {
+			t.Fatal(err)
+		}
+		for block := range uint64(100) {
+			if _, err := v.Write(ctx, files[i], 2*block, 1, enginetest.WriteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const size = 20*4096 + 100
+	op := ondisk.LoggedOpTruncate{Subvol: ondisk.RootSubvol, Inum: files[0], NewSize: size}
+	lost := ondisk.LoggedOpTruncate{Subvol: 77, Inum: files[0]}
+	err := v.RW.Store.Update(ctx, func(tx *trans.Tx) error {
+		return errors.Join(
+			tx.Update(ondisk.BtreeLoggedOps, ondisk.Key{Type: ondisk.KeyLoggedOpTruncate, Pos: ondisk.Pos{Offset: 1}, Val: op.Encode()}, 0),
+			tx.Update(ondisk.BtreeLoggedOps, ondisk.Key{Type: ondisk.KeyLoggedOpTruncate, Pos: ondisk.Pos{Offset: 2}, Val: lost.Encode()}, 0))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.UnlinkOnly(ctx, ondisk.RootInum, "file-1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.RW.Journal.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	v.RW.Abandon()
+	v = s.open()                             // finds nothing unfinished
+	_, err = v.Truncate(ctx, files[0], size) // what the model does not know of yet; nothing is left to be cut
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.close(v)
 	s.check()
 }

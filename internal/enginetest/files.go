@@ -317,8 +317,21 @@ func (v *Volume) Rename(ctx context.Context, dir uint64, name string, toDir uint
 // Unlink removes a name, and what it names if that was its last one. What the file holds goes away with further transactions, which no
 // history needs to know of: nobody sees it any more.
 func (v *Volume) Unlink(ctx context.Context, dir uint64, name string) (seq uint64, err error) {
-	c := change{kind: kindUnlink, dir: dir, name: name}
-	last := false
+	c, last, seq, err := v.unlink(ctx, dir, name)
+	if err == nil && last {
+		err = v.remove(ctx, c.inum)
+	}
+	return seq, err
+}
+
+// UnlinkOnly is the first transaction of Unlink: what the name named stays until somebody finishes the deletion.
+func (v *Volume) UnlinkOnly(ctx context.Context, dir uint64, name string) (seq uint64, err error) {
+	_, _, seq, err = v.unlink(ctx, dir, name)
+	return seq, err
+}
+
+func (v *Volume) unlink(ctx context.Context, dir uint64, name string) (c change, last bool, seq uint64, err error) {
+	c = change{kind: kindUnlink, dir: dir, name: name}
 	seq, err = v.update(ctx, &c, func(tx *trans.Tx) error {
 		parent, err := v.directory(tx, dir)
 		if err != nil {
@@ -363,10 +376,7 @@ func (v *Volume) Unlink(ctx context.Context, dir uint64, name string) (seq uint6
 		}
 		return errors.Join(v.removeDirent(tx, dir, &parent, off), v.putInode(tx, dir, &parent), v.putInode(tx, d.Inum, &in))
 	})
-	if err == nil && last {
-		err = v.remove(ctx, c.inum)
-	}
-	return seq, err
+	return c, last, seq, err
 }
 
 // remove deletes what an inode that has no name any more holds, and the inode.
