@@ -51,3 +51,25 @@ func (c *keyCache) unlocked(btree ondisk.BtreeID, p ondisk.Pos) bool {
 	s := sh.slots[at]
 	return s == nil || s.key.Load() == nil
 }
+
+// LockPlace says what one of the store's locks is for: the slot of a position in the key cache, or the node whose last position it is.
+// It looks at everything in memory, which is for traces; ok is false if it is not found.
+func (s *Store) LockPlace(l *six.Lock) (btree ondisk.BtreeID, pos ondisk.Pos, slot, ok bool) {
+	for i := range s.keys.shards {
+		sh := &s.keys.shards[i]
+		sh.mu.Lock()
+		for at, sl := range sh.slots {
+			if &sl.lock == l {
+				sh.mu.Unlock()
+				return at.btree, at.pos, true, true
+			}
+		}
+		sh.mu.Unlock()
+	}
+	for _, b := range s.cache.all() {
+		if &b.lock == l {
+			return b.tree.id, b.max, false, true
+		}
+	}
+	return 0, pos, false, false
+}

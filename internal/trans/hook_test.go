@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/six"
 )
 
 // An iterator over the leaves holds the slot of what it shows, empty or filled; with the rule switched off, only if it is filled.
@@ -33,6 +34,9 @@ func TestSlotRule(t *testing.T) {
 					if filled := s.key.Load() != nil; filled != tt.filled {
 						t.Errorf("the slot is filled: %v", filled)
 					}
+					if btree, at, slot, ok := w.s.LockPlace(&s.lock); btree != ondisk.BtreeAlloc || at != pos || !slot || !ok {
+						t.Errorf("the lock of the slot is taken for that of %v %v", btree, at)
+					}
 					if held := !w.free(&s.lock); held != tt.held {
 						t.Errorf("the slot is locked: %v", held)
 					}
@@ -41,6 +45,16 @@ func TestSlotRule(t *testing.T) {
 			})
 			if err != nil {
 				t.Fatal(err)
+			}
+			b, err := w.s.find(t.Context(), &w.s.trees[ondisk.BtreeAlloc], 0, pos)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if btree, _, slot, ok := w.s.LockPlace(&b.lock); btree != ondisk.BtreeAlloc || slot || !ok {
+				t.Errorf("the lock of the leaf is taken for that of %v", btree)
+			}
+			if _, _, _, ok := w.s.LockPlace(new(six.Lock)); ok {
+				t.Error("another lock was found")
 			}
 		})
 	}
