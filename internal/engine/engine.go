@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/btree"
@@ -102,13 +103,16 @@ type FS struct {
 	Journal   *journal.Contents // what the journal, or the clean section, said
 	Key       *crypt.Key        // nil if the filesystem is not encrypted
 
-	opts     Options
-	rings    map[uint8]journal.Ring // where the journal of each member ends, if it was read
-	want     ondisk.NodeWant
-	validate ondisk.ValidateContext
-	byIndex  [256]*Member
-	found    []*found
-	fallback map[uint32]ondisk.Subvolume // if the subvolumes btree is lost
+	opts  Options
+	rings map[uint8]journal.Ring // where the journal of each member ends, if it was read
+	want  ondisk.NodeWant
+	// writtenFrom is the first journal entry that was written since the filesystem was opened, 0 if none is: from there on nothing that nodes say
+	// of entries can be of such that a crash lost.
+	writtenFrom atomic.Uint64
+	validate    ondisk.ValidateContext
+	byIndex     [256]*Member
+	found       []*found
+	fallback    map[uint32]ondisk.Subvolume // if the subvolumes btree is lost
 
 	mu         sync.Mutex
 	messages   []string

@@ -262,13 +262,17 @@ func (fs *FS) makeReader(c *journal.Contents) {
 		blacklist = append(blacklist, ondisk.SeqRange{Start: sel.Flush + 1, End: ^uint64(0)})
 	}
 	blacklist = journal.NewBlacklist(blacklist...)
+	blacklisted := func(seq uint64) bool {
+		first := fs.writtenFrom.Load()
+		return (first == 0 || seq < first) && blacklist.Contains(seq)
+	}
 	fs.want = ondisk.NodeWant{
 		Magic:        ondisk.NodeMagic(fs.SB.UUID),
 		BlockSectors: uint(fs.SB.BlockSize),
 		NodeSize:     fs.SB.BtreeNodeSize(),
 		VersionMin:   fs.SB.VersionMin,
 		Key:          fs.Key,
-		Blacklisted:  blacklist.Contains,
+		Blacklisted:  blacklisted,
 		Salvage:      fs.opts.Salvage,
 	}
 	roots := map[ondisk.BtreeID]btree.Root{}

@@ -119,6 +119,7 @@ func (rw *RW) start(ctx context.Context) error {
 	} else {
 		plan = rw.planJournal()
 	}
+	rw.writtenFrom.Store(plan.first)
 	if err := rw.markDirty(ctx, &plan); err != nil {
 		return err
 	}
