@@ -592,6 +592,11 @@ func (rw *RW) shutdown(ctx context.Context) error {
 	}
 	rw.Alloc.Stop()
 	rw.Nodes.Close(ctx)
+	// Nodes that are merged or split in the background open buckets. What is allocated is closed when there are none; what was still being
+	// written by then is written now.
+	if err := rw.Store.Quiesce(ctx); err != nil {
+		return err
+	}
 	if err := rw.Alloc.CloseDevice(ctx, nil); err != nil && ctx.Err() != nil {
 		return err
 	}
