@@ -17,6 +17,13 @@ func Replay(ctx context.Context, p Program, s Schedule, o Options) (*Outcome, er
 	return out, err
 }
 
+// Follow is [Replay] as far as the program follows the schedule: a turn whose task cannot run is left out, and one whose task blocks or ends
+// before is over then.
+func Follow(ctx context.Context, p Program, s Schedule, o Options) (*Outcome, error) {
+	o.complete()
+	return execute(ctx, p, &o, &turns{s: s}, true)
+}
+
 // Shrink looks for a schedule with fewer switches under which the program still fails: fewer preemptions, or as many and fewer turns. It
 // leaves turns out, one or two at a time, as long as that helps.
 func Shrink(ctx context.Context, p Program, failing *Outcome, o Options) (*Outcome, error) {
