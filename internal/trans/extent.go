@@ -93,11 +93,12 @@ func (tx *Tx) setPiece(btree ondisk.BtreeID, old, piece ondisk.Key, flags Update
 			}
 			if tx.s.isAncestor(old.Pos.Snapshot, k.Pos.Snapshot) {
 				at := piece.Pos.WithSnapshot(k.Pos.Snapshot)
-				_, there, err := tx.Lookup(btree, at, AllSnapshots|NotExtents)
+				// What it sees there is nearer than the piece unless that comes from the piece's snapshot, or from further up.
+				seen, there, err := tx.Lookup(btree, at, NotExtents|Whiteouts)
 				if err != nil {
 					return err
 				}
-				if !there {
+				if !there || tx.s.isAncestor(seen.Pos.Snapshot, old.Pos.Snapshot) {
 					if err := tx.set(btree, ondisk.Key{Type: ondisk.KeyWhiteout, Pos: at}, flags); err != nil {
 						return err
 					}

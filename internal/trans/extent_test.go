@@ -79,7 +79,7 @@ func TestExtents(t *testing.T) {
 func (m *extentModel) write(snapshots []uint32) {
 	seed := m.rnd.Uint64()
 	var after files
-	m.update(func(tx *Tx) error {
+	err := m.s.Update(context.Background(), func(tx *Tx) error {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		after = files{}
 		for s, f := range m.files {
@@ -116,6 +116,9 @@ func (m *extentModel) write(snapshots []uint32) {
 		}
 		return nil
 	})
+	if err != nil {
+		m.Fatalf("%v\nafter %q", err, m.log)
+	}
 	m.files = after
 }
 
@@ -134,6 +137,7 @@ func (m *extentModel) look(tx *Tx, want files, flags IterFlags) error {
 			return fmt.Errorf("snapshot %d: %w", snap, err)
 		}
 		if err := m.backwards(tx, f, snap, flags); err != nil {
+
 			return fmt.Errorf("snapshot %d, backwards: %w", snap, err)
 		}
 		for s := range uint64(extentSectors) {
