@@ -36,7 +36,7 @@ func (h *History) Check(ctx context.Context, fs *bcachefs.FS, durable uint64) (e
 	h.mu.Lock()
 	s := h.stateAt(end)
 	h.mu.Unlock()
-	c := checker{ctx: ctx, fs: fs, s: s, seen: map[uint64]bool{}, block: int64(fs.Engine().SB.BlockBytes())}
+	c := checker{ctx: ctx, fs: fs, s: s, foreign: h.Foreign, seen: map[uint64]bool{}, block: int64(fs.Engine().SB.BlockBytes())}
 	if err := c.directory("", fs.Root().RootInode()); err != nil {
 		return end, fmt.Errorf("after journal entry %d: %w", end, err)
 	}
@@ -48,12 +48,13 @@ func (h *History) Check(ctx context.Context, fs *bcachefs.FS, durable uint64) (e
 
 // checker compares a filesystem with a state.
 type checker struct {
-	ctx   context.Context
-	fs    *bcachefs.FS
-	s     *state
-	seen  map[uint64]bool
-	block int64
-	buf   []byte
+	ctx     context.Context
+	fs      *bcachefs.FS
+	s       *state
+	foreign []string
+	seen    map[uint64]bool
+	block   int64
+	buf     []byte
 }
 
 func (c *checker) directory(path string, id bcachefs.InodeID) error {
@@ -65,6 +66,9 @@ func (c *checker) directory(path string, id bcachefs.InodeID) error {
 	for e, err := range c.fs.ReadDir(c.ctx, id, 0) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
+		}
+		if path == "" && slices.Contains(c.foreign, e.Name) {
+			continue
 		}
 		inum, ok := want.entries[e.Name]
 		switch {
@@ -113,6 +117,9 @@ func (c *checker) inode(path string, id bcachefs.InodeID) (*inode, error) {
 				links++
 			}
 		}
+	}
+	if path == "" {
+		links += len(c.foreign)
 	}
 	switch {
 	case st.Mode.IsDir() != want.isDir:

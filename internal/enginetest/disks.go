@@ -1,9 +1,12 @@
 package enginetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/go-bcachefs/bcachefs"
@@ -110,4 +113,54 @@ func (d *Disks) Clone() *Disks {
 		c.Devices = append(c.Devices, dev.(*blockdev.Memory).Clone())
 	}
 	return c
+}
+
+// Save writes devices to files in a directory and returns their paths.
+func (d *Disks) Save(ctx context.Context, dir, name string) (paths []string, err error) {
+	for i, dev := range d.Devices {
+		path := filepath.Join(dir, fmt.Sprintf("%s.%d.img", name, i))
+		if err := SaveDevice(ctx, dev, path); err != nil {
+			return nil, err
+		}
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+// SaveDevice writes a device to a sparse file.
+func SaveDevice(ctx context.Context, dev blockdev.Device, path string) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := f.Truncate(dev.Size()); err != nil {
+		return err
+	}
+	buf, zero := blockdev.AlignedBuffer(64<<10), make([]byte, 64<<10)
+	for off := int64(0); off < dev.Size(); off += int64(len(buf)) {
+		b := buf[:min(int64(len(buf)), dev.Size()-off)]
+		if err := dev.ReadAt(ctx, b, off); err != nil {
+			return err
+		}
+		if bytes.Equal(b, zero[:len(b)]) {
+			continue
+		}
+		if _, err := f.WriteAt(b, off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Load replaces the devices by what is in files.
+func (d *Disks) Load(paths []string) error {
+	for i, path := range paths {
+		m, err := blockdev.LoadMemory(path)
+		if err != nil {
+			return err
+		}
+		d.Devices[i] = m
+	}
+	return nil
 }

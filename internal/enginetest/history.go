@@ -135,6 +135,9 @@ func (s *state) touch(inum uint64) *inode {
 
 // History is what was done to a filesystem. Its methods are safe for concurrent use.
 type History struct {
+	// Foreign are the names of directories in the root that others have made: nothing is known of what is in them. It is set before use.
+	Foreign []string
+
 	mu      sync.Mutex
 	base    []change // in the order of commits
 	live    *state
@@ -199,7 +202,7 @@ func (h *History) stateAt(seq uint64) *state {
 func (h *History) At() *History {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	c := &History{base: slices.Clone(h.base)}
+	c := &History{Foreign: h.Foreign, base: slices.Clone(h.base)}
 	c.live = c.stateAt(^uint64(0))
 	c.durable.Store(h.durable.Load())
 	return c
