@@ -278,7 +278,9 @@ func (f *filesystem) populate(ctx context.Context, o *Options, img *image) error
 		return err
 	}
 	if o.Freelist {
-		run := func(ctx context.Context, fn func(alloc.Tx) error) error { return f.Update(ctx, alloc.WatermarkNormal, fn) }
+		run := func(ctx context.Context, fn func(alloc.Tx) error) error {
+			return f.Update(ctx, alloc.WatermarkNormal, fn)
+		}
 		if err := f.triggers.InitFreespace(ctx, run, f.dev, 0, f.dev.NBuckets); err != nil {
 			return err
 		}
