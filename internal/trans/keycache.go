@@ -63,7 +63,9 @@ type slot struct {
 
 func (c *keyCache) init(s *Store) {
 	c.s = s
-	c.flushPin = func(ctx context.Context, p *journal.Pin, seq uint64) error { return c.flush(ctx, p.Owner.(*slot), seq) }
+	c.flushPin = func(ctx context.Context, p *journal.Pin, seq uint64) error {
+		return c.s.reclaimed(ctx, c.flush(ctx, p.Owner.(*slot), seq))
+	}
 	for i := range c.shards {
 		c.shards[i].slots = map[slotKey]*slot{}
 	}

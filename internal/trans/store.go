@@ -287,6 +287,15 @@ func (s *Store) fail(err error) {
 	}
 }
 
+// reclaimed judges the outcome of bringing to its node what the journal is to forget. If that is not possible nobody would ever get space in the
+// journal again: better to say so.
+func (s *Store) reclaimed(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() == nil && s.journal.Err() == nil {
+		s.fail(fmt.Errorf("the journal holds what cannot be brought to its node: %w", err))
+	}
+	return err
+}
+
 // failed returns why nothing can be written any more, nil if it can.
 func (s *Store) failed() error {
 	if err := s.failure.Load(); err != nil {

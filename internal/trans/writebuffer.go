@@ -61,7 +61,7 @@ func (w *writeBuffer) take(seq uint64, btree ondisk.BtreeID, k ondisk.Key) {
 }
 
 func (w *writeBuffer) flushPin(ctx context.Context, _ *journal.Pin, _ uint64) error {
-	return w.flush(ctx)
+	return w.s.reclaimed(ctx, w.flush(ctx))
 }
 
 // run flushes when there is much, until the context ends.
@@ -93,7 +93,7 @@ func (w *writeBuffer) flush(ctx context.Context) error {
 	if len(w.flushing) == 0 {
 		w.mu.Lock()
 		w.flushing, w.keys = w.keys, w.flushing[:0]
-		w.s.addPinOf(&w.held, &w.pin, journal.PinWriteBuffer, noFlush)
+		w.s.addPinOf(&w.held, &w.pin, journal.PinWriteBuffer, w.flushPin) // if this fails it is tried again
 		w.s.journal.DropPin(&w.pin)
 		w.mu.Unlock()
 		w.flushing = sortBuffered(w.flushing)
