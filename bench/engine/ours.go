@@ -63,7 +63,7 @@ func openOurs(path string) (engine, error) {
 	}
 	e.journal, err = journal.Start(journal.WriterConfig{Devices: []journal.WriterDevice{{Device: unsynced{e.nodes}}, d}, Replicas: 1, ReplicasRequired: 1,
 		Version: ondisk.VersionDefault, Csum: checksum.CRC32CNonzero, Params: ondisk.JsetParams{Magic: 2, BlockBytes: blockBytes}, First: 1,
-		Buffered: e.store.TakeBuffered})
+		Buffered: e.store.TakeBuffered, Pressure: e.store.Pressure})
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/six"
 )
@@ -20,13 +21,39 @@ type nodeCache struct {
 	nodes []*bnode
 	hand  int
 
+	round chan struct{} // closed, and replaced, when as many were evicted as could be; guarded by mu
+
+	tooMany atomic.Int64 // so many bytes that transactions wait
+
 	bytes atomic.Int64  // as of when they were last looked at
 	wake  chan struct{} // of capacity 1
 }
 
 func (c *nodeCache) init(s *Store, budget int64) {
-	c.s, c.budget, c.wake = s, budget, make(chan struct{}, 1)
+	c.s, c.budget, c.wake, c.round = s, budget, make(chan struct{}, 1), make(chan struct{})
+	c.tooMany.Store(budget + budget/4)
 }
+
+// throttle lets a transaction that begins wait for evictions if there are far too many nodes. It does not wait long: what it would wait
+// for may need a node that its caller has locked in another transaction.
+func (c *nodeCache) throttle(ctx context.Context) {
+	if c.bytes.Load() <= c.tooMany.Load() {
+		return
+	}
+	c.mu.Lock()
+	round := c.round
+	c.mu.Unlock()
+	c.grew(0)
+	timer := time.NewTimer(maxThrottle)
+	defer timer.Stop()
+	select {
+	case <-round:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+const maxThrottle = 5 * time.Millisecond
 
 // add takes in a node of n bytes, unless it is dead already.
 func (c *nodeCache) add(b *bnode, n int64) {
@@ -120,6 +147,12 @@ func (c *nodeCache) run(ctx context.Context) {
 				break // what is dirty has to stay
 			}
 		}
+		// It is of no use to wait for what cannot go.
+		c.tooMany.Store(max(c.budget, c.bytes.Load()) + c.budget/4)
+		c.mu.Lock()
+		close(c.round)
+		c.round = make(chan struct{})
+		c.mu.Unlock()
 	}
 }
 

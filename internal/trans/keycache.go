@@ -30,6 +30,10 @@ type keyCache struct {
 	shards [64]keyShard
 
 	filled, dirty atomic.Int64
+	full          atomic.Bool // too many are dirty
+	limit         int64       // of filled slots
+	shrinkAt      atomic.Int64
+	wake          chan struct{} // of capacity 1
 	flushPin      journal.PinFlush
 }
 
@@ -61,8 +65,12 @@ type slot struct {
 	seq uint64      // of the newest change; guarded by lock
 }
 
-func (c *keyCache) init(s *Store) {
-	c.s = s
+// defaultCachedKeys is how many slots are filled at most if nobody says otherwise.
+const defaultCachedKeys = 1 << 16
+
+func (c *keyCache) init(s *Store, limit int64) {
+	c.s, c.limit, c.wake = s, limit, make(chan struct{}, 1)
+	c.shrinkAt.Store(limit)
 	c.flushPin = func(ctx context.Context, p *journal.Pin, seq uint64) error {
 		return c.s.reclaimed(ctx, c.flush(ctx, p.Owner.(*slot), seq))
 	}
@@ -187,7 +195,7 @@ func (tx *Tx) fill(s *slot) (ondisk.Key, error) {
 	tx.hook(PointFill, s.at.btree, s.at.pos)
 	kept := k.Clone() // must not keep the leaf's memory
 	if s.key.CompareAndSwap(nil, &kept) {
-		tx.s.keys.filled.Add(1)
+		tx.s.keys.gained()
 	}
 	return k, nil
 }
@@ -209,12 +217,12 @@ func (tx *Tx) leafKey(btree ondisk.BtreeID, p ondisk.Pos) (ondisk.Key, error) {
 func (c *keyCache) store(s *slot, k *ondisk.Key, seq uint64) {
 	kept := k.Clone()
 	if s.key.Swap(&kept) == nil {
-		c.filled.Add(1)
+		c.gained()
 	}
 	s.seq = seq
 	s.used.Store(true)
 	if !s.dirty.Swap(true) {
-		c.dirty.Add(1)
+		c.soiled(1)
 		c.s.journal.AddPin(seq, &s.pin, journal.PinKeyCache, c.flushPin)
 	}
 }
@@ -225,7 +233,7 @@ func (c *keyCache) drop(s *slot) {
 		c.filled.Add(-1)
 	}
 	if s.dirty.Swap(false) {
-		c.dirty.Add(-1)
+		c.soiled(-1)
 		c.s.journal.DropPin(&s.pin)
 	}
 }
@@ -260,7 +268,7 @@ func (c *keyCache) flush(ctx context.Context, s *slot, wanted uint64) error {
 		}
 		return tx.commitDirect(b, []directKey{{*s.key.Load(), s.seq, s.seq}}, func() {
 			s.dirty.Store(false)
-			c.dirty.Add(-1)
+			c.soiled(-1)
 			c.s.journal.DropPin(&s.pin)
 		})
 	})
@@ -285,6 +293,51 @@ func (c *keyCache) shrink(want int64) {
 			delete(sh.slots, at)
 		}
 		sh.mu.Unlock()
+	}
+}
+
+// run empties slots when there are too many, until the context ends.
+func (c *keyCache) run(ctx context.Context) {
+	for {
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+			return
+		}
+		for range 2 { // slots that were used get a second chance
+			c.shrink(c.limit * 7 / 8)
+		}
+		// Those that are left are in use, or dirty: they have to be flushed first.
+		c.shrinkAt.Store(max(c.limit, c.filled.Load()+c.limit/16))
+	}
+}
+
+// gained counts a slot that was filled.
+func (c *keyCache) gained() {
+	if c.filled.Add(1) > c.shrinkAt.Load() {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Of how many keys in the cache so many may be dirty before the journal is to flush some; before those have to wait who would make more so; until they
+// may go on.
+func pressAbove(keys int64) int64 { return 1024 + keys/2 }
+func fullAbove(keys int64) int64  { return 4096 + keys/4*3 }
+func fullUntil(keys int64) int64  { return 2048 + keys/8*5 }
+
+func (c *keyCache) pressure() int {
+	return int(max(c.dirty.Load()-pressAbove(c.filled.Load()), 0))
+}
+
+// soiled counts a slot that has become dirty, or with -1 clean.
+func (c *keyCache) soiled(n int64) {
+	dirty, filled := c.dirty.Add(n), c.filled.Load()
+	if full := c.full.Load(); !full && dirty > fullAbove(filled) || full && dirty <= fullUntil(filled) {
+		c.full.Store(!full)
+		c.s.block()
 	}
 }
 

@@ -28,6 +28,7 @@
 package trans
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,7 +83,7 @@ type Config struct {
 	Key                   *crypt.Key
 	ExtentTypeU64s        ondisk.ExtentTypeU64s
 	CacheBytes            int64 // of nodes in memory
-	CachedKeys            int64 // in the key cache
+	CachedKeys            int64 // in the key cache; 0: 65536
 
 	// Roots are where the btrees start; a btree without starts empty.
 	Roots map[ondisk.BtreeID]Root
@@ -163,6 +164,8 @@ type Store struct {
 
 	overlay atomic.Pointer[journal.Overlay] // nil once it is in the nodes
 
+	blockMu sync.Mutex
+
 	ctx     context.Context // of the store's goroutines
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
@@ -182,7 +185,7 @@ func New(cfg Config) *Store {
 	s.graph.Hook = cfg.LockHook
 	s.newBuffers()
 	s.txs.New = func() any { return &Tx{s: s, locker: s.graph.NewLocker()} }
-	s.keys.init(s)
+	s.keys.init(s, cmp.Or(cfg.CachedKeys, defaultCachedKeys))
 	s.cache.init(s, max(cfg.CacheBytes, 1))
 	s.wb.s, s.wb.wake = s, make(chan struct{}, 1)
 	s.interior.wake, s.merges.wake = make(chan struct{}, 1), make(chan struct{}, 1)
@@ -250,6 +253,7 @@ func (s *Store) Start(j *journal.Writer) {
 	s.wg.Go(func() { s.completeInterior(s.ctx) })
 	s.wg.Go(func() { s.cache.run(s.ctx) })
 	s.wg.Go(func() { s.wb.run(s.ctx) })
+	s.wg.Go(func() { s.keys.run(s.ctx) })
 	s.wg.Go(func() { s.merges.run(s.ctx, s) })
 }
 
@@ -262,6 +266,17 @@ func (s *Store) Roots() map[ondisk.BtreeID]Root {
 		}
 	}
 	return roots
+}
+
+// Pressure says how many keys of the key cache the journal is to have flushed although it does not need their space, for
+// [journal.WriterConfig.Pressure].
+func (s *Store) Pressure() (any, keyCache int) { return 0, s.keys.pressure() }
+
+// block says whether write buffer or key cache hold so much that those have to wait who would add to it.
+func (s *Store) block() {
+	s.blockMu.Lock()
+	defer s.blockMu.Unlock()
+	s.journal.SetBlocked(s.wb.full.Load() || s.keys.full.Load())
 }
 
 // TakeBuffered is told by the journal of the records for the write buffer in an entry that is about to be written.

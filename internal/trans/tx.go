@@ -269,6 +269,7 @@ func (tx *Tx) reset() {
 
 // View runs a transaction that only reads. What fn sees is one state of the filesystem.
 func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
+	s.cache.throttle(ctx)
 	return s.run(ctx, journal.WatermarkNormal, false, fn)
 }
 
@@ -276,6 +277,7 @@ func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
 // entry of the sequence number that [Tx.OnCommit] tells was flushed. If fn, or the commit, asks for a restart everything is forgotten and
 // fn is called again. After any other error nothing has happened.
 func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
+	s.cache.throttle(ctx)
 	return s.run(ctx, journal.WatermarkNormal, true, fn)
 }
 

@@ -105,7 +105,7 @@ func (w *world) open() {
 	cfg := w.jcfg
 	cfg.Devices = slices.Clone(cfg.Devices)
 	cfg.Params, cfg.First, cfg.LastSeq, cfg.Flush = w.jparams(), w.first, w.replay.Oldest, w.replay.Newest
-	cfg.Buffered = w.s.TakeBuffered
+	cfg.Buffered, cfg.Pressure = w.s.TakeBuffered, w.s.Pressure
 	cfg.Devices[0].Device = w.dev
 	d := &cfg.Devices[1]
 	d.Device, d.Ring = w.jdev, journal.FreshRing(d.BucketBytes)

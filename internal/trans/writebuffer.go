@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/go-bcachefs/bcachefs/internal/journal"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -28,6 +29,9 @@ type writeBuffer struct {
 	flushing []wbKey
 	held     journal.Pin // of the oldest being flushed
 
+	direct []directKey // memory of flushLeaf; guarded by flushMu
+
+	full atomic.Bool   // more may not be added before it was flushed
 	wake chan struct{} // of capacity 1
 }
 
@@ -39,8 +43,11 @@ type wbKey struct {
 	order          int
 }
 
-// wbFlushAt is how many updates are held before they are flushed unasked.
-const wbFlushAt = 32 << 10
+// wbFlushAt is how many updates are held before they are flushed unasked, wbBlockAt before those who make more have to wait.
+const (
+	wbFlushAt = 32 << 10
+	wbBlockAt = 4 * wbFlushAt
+)
 
 // take adds the updates of a journal entry that is about to be written.
 func (w *writeBuffer) take(seq uint64, btree ondisk.BtreeID, k ondisk.Key) {
@@ -52,7 +59,11 @@ func (w *writeBuffer) take(seq uint64, btree ondisk.BtreeID, k ondisk.Key) {
 	w.keys = append(w.keys, wbKey{key: k, btree: btree, oldest: seq, newest: seq, order: len(w.keys)})
 	n := len(w.keys)
 	w.mu.Unlock()
-	if n == wbFlushAt {
+	if n == wbBlockAt {
+		w.full.Store(true)
+		w.s.block()
+	}
+	if n%wbFlushAt == 0 {
 		select {
 		case w.wake <- struct{}{}:
 		default:
@@ -90,14 +101,27 @@ func (w *writeBuffer) len() int {
 func (w *writeBuffer) flush(ctx context.Context) error {
 	w.flushMu.Lock()
 	defer w.flushMu.Unlock()
-	if len(w.flushing) == 0 {
-		w.mu.Lock()
-		w.flushing, w.keys = w.keys, w.flushing[:0]
-		w.s.addPinOf(&w.held, &w.pin, journal.PinWriteBuffer, w.flushPin) // if this fails it is tried again
-		w.s.journal.DropPin(&w.pin)
-		w.mu.Unlock()
-		w.flushing = sortBuffered(w.flushing)
+	if err := w.apply(ctx); err != nil { // what is left of one that failed
+		return err
 	}
+	w.mu.Lock()
+	w.flushing, w.keys = w.keys, w.flushing[:0]
+	w.s.addPinOf(&w.held, &w.pin, journal.PinWriteBuffer, w.flushPin) // if this fails it is tried again
+	w.s.journal.DropPin(&w.pin)
+	w.mu.Unlock()
+	w.flushing = sortBuffered(w.flushing)
+	if err := w.apply(ctx); err != nil {
+		return err
+	}
+	if w.full.Load() && w.len() < wbFlushAt {
+		w.full.Store(false)
+		w.s.block()
+	}
+	return nil
+}
+
+// apply brings to their leaves what is being flushed. The caller holds flushMu.
+func (w *writeBuffer) apply(ctx context.Context) error {
 	todo := w.flushing
 	for len(todo) > 0 {
 		n, err := w.flushLeaf(ctx, todo)
@@ -174,7 +198,7 @@ func (w *writeBuffer) flushLeaf(ctx context.Context, keys []wbKey) (n int, err e
 		}
 		n = 0
 		words := 0
-		var direct []directKey
+		direct := w.direct[:0]
 		for n < len(keys) && keys[n].btree == b.tree.id && b.covers(keys[n].key.Pos) && n < 1024 {
 			k := keys[n].key
 			old, ok := b.keys.Get(k.Pos)
@@ -192,8 +216,10 @@ func (w *writeBuffer) flushLeaf(ctx context.Context, keys []wbKey) (n int, err e
 			direct = append(direct, directKey{k, keys[n].oldest, keys[n].newest})
 			n++
 		}
+		w.direct = direct
 		return tx.commitDirect(b, direct, nil)
 	})
+	clear(w.direct)
 	return n, err
 }
 
