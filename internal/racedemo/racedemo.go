@@ -6,9 +6,9 @@
 // in the key cache ([trans.FaultNoSlotRule]), and the early allocator's second look at what its scan found ([alloc.FaultNoRecheck]).
 // With both off there are schedules in which a bucket gets two owners; with either on there are none.
 //
-// Two witnesses watch. One keeps a list, beside the filesystem, of which task was given which bucket. The other is the filesystem's own
-// tripwire: the commit that would add the second owner's pointer fails with an [alloc.BucketError]. A schedule counts as found if the first
-// one says so, whatever the second does.
+// Two witnesses watch. One keeps a list, beside the filesystem, of which task was given which bucket since it was free. The other is the filesystem's own
+// tripwire: the commit that would add the second owner's pointer fails with an [alloc.BucketError]. A schedule counts as found if
+// either does; with all protections on that would be an error of the filesystem ([ErrBroken]).
 //
 // The story is told in docs/allocator.md.
 package racedemo
@@ -17,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -98,6 +97,9 @@ func (o *Options) transFaults() (f trans.Fault) {
 	return f
 }
 
+// protected tells whether all protections are on.
+func (o *Options) protected() bool { return !o.NoRule && !o.NoRecheck && !o.NoSlotLock }
+
 // names are those of the tasks.
 func (o *Options) names() []string {
 	names := append([]string(nil), taskNames[:o.Tasks]...)
@@ -122,15 +124,20 @@ type Result struct {
 	Timeline    Timeline
 }
 
-// Double is the error of a schedule in which a bucket had two owners.
+// Double is the error of a schedule in which a task got a bucket that it should not have got.
 type Double struct {
-	Bucket        uint64
-	First, Second string // tasks
-	Caught        error  // what the tripwire said; nil if it did not
+	Bucket uint64
+	// First is the task whose bucket it was, from when it was given to it until it was free again. It is empty if the bucket was free, but not any
+	// more in the generation in which task Second opened it: what that writes would count as overwritten long ago.
+	First, Second string
+	Caught        error // what the tripwire said; nil if it did not
 }
 
 func (d *Double) Error() string {
 	msg := fmt.Sprintf("bucket %d was given to task %s while it was task %s's", d.Bucket, d.Second, d.First)
+	if d.First == "" {
+		msg = fmt.Sprintf("bucket %d was given to task %s in a generation that is over", d.Bucket, d.Second)
+	}
 	if d.Caught != nil {
 		return msg + ", which was caught: " + d.Caught.Error()
 	}
@@ -244,6 +251,3 @@ func (e *once) get() error {
 	defer e.mu.Unlock()
 	return e.err
 }
-
-// capital makes the first letter large.
-func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

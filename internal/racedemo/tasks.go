@@ -41,7 +41,7 @@ type play struct {
 	*filesystem
 	d      *demo
 	r      *schedule.Run
-	owners map[ondisk.Bucket]string // the first witness: task by bucket that it was given
+	owners map[ondisk.Bucket]string // the first witness: who was given the bucket since it was free
 	double *Double
 	trip   error // what the tripwire said
 }
@@ -53,7 +53,7 @@ func (d *demo) program(r *schedule.Run) (*schedule.World, error) {
 	p := &play{d: d, r: r, owners: map[ondisk.Bucket]string{}}
 	var err error
 	p.filesystem, err = mount(&img, d.o, &hooks{alloc: p.allocHook, trans: p.transHook, locks: r.Locks(), io: p.ioHook, quiet: true,
-		tripped: func(err error) { p.trip = err }})
+		tripped: func(err error) { p.trip = err }, freed: func(b ondisk.Bucket) { delete(p.owners, b) }})
 	if err != nil {
 		return nil, err
 	}
@@ -70,33 +70,31 @@ func (d *demo) program(r *schedule.Run) (*schedule.World, error) {
 
 // work is what a task does that allocates.
 func (p *play) work(ctx context.Context, index int) error {
-	inode := uint64(index + 1)
-	var first ondisk.Bucket
 	for round := range p.d.o.Rounds {
-		b, err := p.bucket(ctx, index, inode, round)
-		if err != nil {
+		if err := p.bucket(ctx, index, round); err != nil {
 			return err
-		}
-		if round == 0 {
-			first = b
 		}
 	}
 	if !p.d.o.Remove {
 		return nil
 	}
-	return p.remove(ctx, inode, 0, func() { delete(p.owners, first) })
+	p.r.Note(ctx, noteRemove)
+	return p.remove(ctx, inodeOf(index), 0)
 }
 
+// inodeOf is the inode that a task's extents belong to.
+func inodeOf(index int) uint64 { return uint64(index + 1) }
+
 // bucket allocates a bucket, writes to it, commits and releases it.
-func (p *play) bucket(ctx context.Context, index int, inode uint64, round int) (ondisk.Bucket, error) {
+func (p *play) bucket(ctx context.Context, index, round int) error {
 	var al alloc.Allocation
 	if err := p.allocate(ctx, alloc.WritePoint(index+1), false, &al); err != nil {
-		return 0, err
+		return err
 	}
 	defer al.Done(ctx)
 	b := p.bucketOf(&al)
-	if owner := p.owners[b]; owner != "" && p.double == nil {
-		p.double = &Double{Bucket: uint64(b), First: owner, Second: taskNames[index]}
+	if owner := p.owners[b]; owner != "" {
+		p.found(&Double{Bucket: uint64(b), First: owner, Second: taskNames[index]})
 		p.r.Note(ctx, noteDouble)
 	} else {
 		p.r.Note(ctx, noteGot)
@@ -105,15 +103,23 @@ func (p *play) bucket(ctx context.Context, index int, inode uint64, round int) (
 	buf := make([]byte, ondisk.SectorSize)
 	copy(buf, taskNames[index])
 	if err := p.data.WriteAt(ctx, buf, int64(b)*bucketSectors*ondisk.SectorSize); err != nil {
-		return b, err
+		return err
 	}
 	p.r.Point(ctx, pointComplete, fmt.Sprint(b))
-	err := p.commit(ctx, inode, round, &al)
+	err := p.commit(ctx, inodeOf(index), round, &al)
 	if errors.Is(err, alloc.ErrInconsistent) {
 		p.trip = err
+		p.found(&Double{Bucket: uint64(b), Second: taskNames[index]})
 		p.r.Note(ctx, noteTripped+err.Error())
 	}
-	return b, err
+	return err
+}
+
+// found notes the first bucket that a task should not have got.
+func (p *play) found(d *Double) {
+	if p.double == nil {
+		p.double = d
+	}
 }
 
 // clean is the task that makes buckets free.
@@ -128,15 +134,15 @@ func (p *play) clean(ctx context.Context) error {
 // check judges a run.
 func (p *play) check(errs []error) error {
 	defer p.abort()
-	if p.double != nil {
+	if p.double != nil && !p.d.o.protected() {
 		if p.double.Caught = p.trip; p.trip != nil {
 			p.d.caught.Add(1)
 		}
 		return p.double
 	}
-	err := errors.Join(errs...)
-	if err == nil {
-		err = p.trip
+	err := errors.Join(append(errs, p.trip)...)
+	if p.double != nil {
+		err = errors.Join(p.double, err)
 	}
 	if err == nil {
 		err = p.verify(context.Background())
@@ -154,6 +160,9 @@ func (p *play) verify(ctx context.Context) error {
 			k, err := alloc.GetAlloc(tx, 0, b, alloc.Committed)
 			if err != nil {
 				return err
+			}
+			if k.DataType == ondisk.DataNeedDiscard && p.d.o.Remove {
+				continue // its task has deleted what was there
 			}
 			if k.DataType != ondisk.DataUser || k.DirtyTotal() != bucketSectors {
 				return fmt.Errorf("bucket %d of task %s is %v with %d sectors", b, task, k.DataType, k.DirtyTotal())
@@ -203,7 +212,7 @@ func (p *play) nameLock(l *six.Lock) string {
 	case !ok:
 		return "a lock"
 	case slot && btree == ondisk.BtreeAlloc:
-		return fmt.Sprintf("the slot of bucket %d", pos.Offset)
+		return fmt.Sprint(slotOfBucket, pos.Offset)
 	case slot:
 		return fmt.Sprintf("a slot of the %v btree", btree)
 	}

@@ -41,14 +41,18 @@ type Timeline struct {
 const (
 	noteGot     = "got"
 	noteDouble  = "double"
+	noteRemove  = "remove"
 	noteTripped = "tripped "
 )
+
+// slotOfBucket is how the lock is called that the protections stand on.
+const slotOfBucket = "the slot of bucket "
 
 // timeline tells the story of a run.
 func (d *demo) timeline(out *schedule.Outcome) Timeline {
 	t := Timeline{Tasks: d.o.names()}
 	errors.As(out.Err, &t.Double)
-	s := teller{t: &t, got: map[int]string{}, state: make([]taskState, len(t.Tasks))}
+	s := teller{t: &t, state: make([]taskState, len(t.Tasks))}
 	for i, e := range out.Events {
 		s.tell(&e)
 		if i+1 < len(out.Events) && out.Events[i+1].Turn != e.Turn && e.Point != schedule.PointBlocked && e.Point != schedule.PointEnd {
@@ -60,14 +64,11 @@ func (d *demo) timeline(out *schedule.Outcome) Timeline {
 
 type taskState struct {
 	scanned, open string // buckets
-	inCommit      bool
-	waited        bool
 }
 
 // teller makes lines of events.
 type teller struct {
 	t     *Timeline
-	got   map[int]string
 	state []taskState
 }
 
@@ -81,7 +82,7 @@ func (s *teller) tell(e *schedule.Event) {
 	switch alloc.Point(e.Point) {
 	case alloc.PointScanned:
 		if st.scanned != "" && st.scanned != e.Detail {
-			say(Good, "bucket %s will not do after all", st.scanned)
+			say(Good, "bucket %s is taken: on to the next", st.scanned)
 		}
 		st.scanned = e.Detail
 		say(Plain, "scan: bucket %s is free", e.Detail)
@@ -107,7 +108,11 @@ func (s *teller) tell(e *schedule.Event) {
 	case string(trans.PointRestart):
 		say(Pause, "starts its transaction again")
 	case schedule.PointBlocked:
-		say(Good, "has to wait for %s", e.Detail)
+		m := Pause
+		if strings.HasPrefix(e.Detail, slotOfBucket) {
+			m = Good
+		}
+		say(m, "has to wait for %s", e.Detail)
 	case schedule.PointResumed:
 		say(Plain, "has what it waited for")
 	}
@@ -122,7 +127,9 @@ func (s *teller) tell(e *schedule.Event) {
 	case e.Detail == noteDouble:
 		say(Danger, "opens bucket %s: it is not open any more", b)
 		st.open, st.scanned = b, ""
+	case e.Detail == noteRemove:
+		say(Plain, "deletes its first extent")
 	case strings.HasPrefix(e.Detail, noteTripped):
-		say(Caught, "commit REFUSED: bucket %s has an owner", st.open)
+		say(Caught, "commit REFUSED: bucket %s is not free", st.open)
 	}
 }

@@ -38,8 +38,6 @@ type image struct {
 	seq       uint64 // of the last journal entry
 	counts    [ondisk.NumDataTypes]int64
 	freespace bool
-	free      []ondisk.Bucket // that were in use, and have an alloc key that says that they are free
-	cached    bool            // one bucket has cached data
 }
 
 // filesystem is what an open filesystem has of the real parts that deal with buckets: allocator, triggers, transactions with key cache and
@@ -56,7 +54,8 @@ type filesystem struct {
 	dev      *alloc.Device
 	counts   [ondisk.NumDataTypes]atomic.Int64
 	clock    atomic.Uint64
-	tripped  func(error) // told of contradictions
+	tripped  func(error)         // told of contradictions
+	freed    func(ondisk.Bucket) // told of buckets that became free, in the atomic part of a commit
 }
 
 // hooks are what a run puts into the parts.
@@ -67,6 +66,7 @@ type hooks struct {
 	io      func(ctx context.Context, op blockdev.Op, off, n int64) error
 	quiet   bool // no goroutines but those that work for who waits for them
 	tripped func(error)
+	freed   func(ondisk.Bucket)
 }
 
 // mount opens an image, or an empty device if it has no roots. The image must not be used any more, clones of its disk may.
@@ -74,7 +74,8 @@ func mount(img *image, o *Options, h *hooks) (*filesystem, error) {
 	m := ondisk.Member{NBuckets: numBuckets, BucketSize: bucketSectors, FirstBucket: firstBucket,
 		Flags: (1<<ondisk.DataJournal|1<<ondisk.DataBtree|1<<ondisk.DataUser)<<15 | 1<<14}
 	m.UUID[0] = 1
-	f := &filesystem{disk: img.disk, data: img.disk, dev: alloc.NewDevice(0, &m), tripped: h.tripped}
+	f := &filesystem{disk: img.disk, data: img.disk, dev: alloc.NewDevice(0, &m), tripped: h.tripped,
+		freed: h.freed}
 	if h.io != nil {
 		f.data = blockdev.NewDelayer(img.disk, h.io)
 	}
@@ -139,6 +140,9 @@ func (f *filesystem) inconsistent(err error) {
 func (f *filesystem) became(dev uint8, b ondisk.Bucket, old, now ondisk.DataType) {
 	f.counts[old].Add(-1)
 	f.counts[now].Add(1)
+	if now == ondisk.DataFree && f.freed != nil {
+		f.freed(b)
+	}
 	f.alloc.Became(dev, b, old, now)
 }
 
@@ -223,13 +227,10 @@ func (f *filesystem) commit(ctx context.Context, inode uint64, nr int, al *alloc
 	return f.Update(ctx, alloc.WatermarkNormal, func(tx alloc.Tx) error { return tx.Update(ondisk.BtreeExtents, k, 0) })
 }
 
-// remove deletes an extent. gone is called when nothing can keep that from happening any more.
-func (f *filesystem) remove(ctx context.Context, inode uint64, nr int, gone func()) error {
+// remove deletes an extent.
+func (f *filesystem) remove(ctx context.Context, inode uint64, nr int) error {
 	k := ondisk.Key{Type: ondisk.KeyDeleted, Pos: extentPos(inode, nr), Size: bucketSectors}
-	return f.Update(ctx, alloc.WatermarkNormal, func(tx alloc.Tx) error {
-		tx.OnCommit(func(uint64) { gone() })
-		return tx.Update(ondisk.BtreeExtents, k, 0)
-	})
+	return f.Update(ctx, alloc.WatermarkNormal, func(tx alloc.Tx) error { return tx.Update(ondisk.BtreeExtents, k, 0) })
 }
 
 // makeImage makes the filesystem that all runs start from: some buckets were in use and are free again, which their alloc keys say. They are the
@@ -245,7 +246,7 @@ func makeImage(ctx context.Context, o *Options) (*image, error) {
 		return nil, err
 	}
 	defer f.abort()
-	if err := f.populate(ctx, o, img); err != nil {
+	if err := f.populate(ctx, o); err != nil {
 		return nil, err
 	}
 	if err := f.store.Quiesce(ctx); err != nil {
@@ -265,14 +266,13 @@ func makeImage(ctx context.Context, o *Options) (*image, error) {
 // setupInode is the inode that owns what the image is made with.
 const setupInode = 1000
 
-func (f *filesystem) populate(ctx context.Context, o *Options, img *image) error {
+func (f *filesystem) populate(ctx context.Context, o *Options) error {
 	// All are claimed before the first node needs a place, so that they lie before the nodes.
 	als := make([]alloc.Allocation, o.buckets())
 	for i := range als {
 		if err := f.allocate(ctx, 1, false, &als[i]); err != nil {
 			return err
 		}
-		img.free = append(img.free, f.bucketOf(&als[i]))
 	}
 	if err := f.nodes.Fill(ctx, true); err != nil {
 		return err
@@ -293,7 +293,7 @@ func (f *filesystem) populate(ctx context.Context, o *Options, img *image) error
 		als[i].Done(ctx)
 	}
 	for i := range als {
-		if err := f.remove(ctx, setupInode, i, func() {}); err != nil {
+		if err := f.remove(ctx, setupInode, i); err != nil {
 			return err
 		}
 	}
@@ -307,7 +307,6 @@ func (f *filesystem) populate(ctx context.Context, o *Options, img *image) error
 	if err := f.allocate(ctx, 1, true, &al); err != nil {
 		return err
 	}
-	img.free = img.free[1:]
 	defer al.Done(ctx)
 	return f.commit(ctx, setupInode, 0, &al)
 }
