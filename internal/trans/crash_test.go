@@ -133,7 +133,9 @@ func (r *crashRun) one(w *world, rnd *rand.Rand, deletes bool) {
 		return nil
 	})
 	if err != nil {
-		w.Error(err)
+		if !w.failing {
+			w.Error(err)
+		}
 		return
 	}
 	if rec.seq == 0 {
@@ -144,7 +146,9 @@ func (r *crashRun) one(w *world, rnd *rand.Rand, deletes bool) {
 	r.mu.Unlock()
 	if rnd.IntN(12) == 0 {
 		if err := w.j.FlushSeq(context.Background(), rec.seq); err != nil {
-			w.Error(err)
+			if !w.failing {
+				w.Error(err)
+			}
 			return
 		}
 		tick := r.log.Ticks()

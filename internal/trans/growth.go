@@ -25,7 +25,8 @@ func (b *bnode) hasRoom(words int) bool {
 	}
 	p := b.keys.Params()
 	appendable := 2*p.BlockBytes <= p.NodeBytes // else each write is one of the whole node
-	return words > b.keys.MaxU64s()/3 || b.keys.Len() <= 1 || !appendable && b.keys.LiveU64s()+words < b.keys.MaxU64s()
+	live, most := b.keys.LiveU64s(), b.keys.MaxU64s()
+	return words > most/3 && live < most || b.keys.Len() <= 1 || !appendable && live+words < most
 }
 
 // grow makes room in the node that covers p for keys of n words: by splitting it or writing it anew. With n = 0 it is written anew whether it has
@@ -130,12 +131,10 @@ func (g *growth) build(u *interiorUpdate, chain []*bnode, parent *bnode) (below 
 			below = append(below, m.self)
 		}
 	}
-	if parent == nil && len(below) > 1 {
-		root, err := g.newRoot(u, chain[len(chain)-1], below)
-		if err != nil {
+	for parent == nil && len(below) > 1 { // more than once only if a leaf becomes very many
+		if below, err = g.newLevel(u, below); err != nil {
 			return nil, err
 		}
-		below = []*child{root.self}
 	}
 	u.describe()
 	return below, nil
@@ -163,13 +162,13 @@ func (g *growth) remake(u *interiorUpdate, keys *node.Node, n int, copied bool) 
 		return nil, err
 	}
 	var made []*bnode
-	for _, keys := range parts {
-		m, err := g.makeNode(u, keys)
+	for _, part := range parts {
+		m, err := g.makeNode(u, part)
 		switch {
 		case errors.Is(err, errMoreNodes):
 			g.extra++
 			return nil, restartSplit
-		case errors.Is(err, node.ErrFull) && len(parts) < keys.Len()+len(parts)-1: // large keys, unluckily spread
+		case errors.Is(err, node.ErrFull) && n < keys.Len(): // large keys, unluckily spread
 			g.more++
 			return nil, restartSplit
 		case err != nil:
@@ -190,17 +189,17 @@ func linkBelow(made []*bnode, old *bnode, below []*child) {
 		x = x.replace(below[0].key.Load().Pos, below[len(below)-1].key.Load().Pos, below)
 	}
 	for _, m := range made {
-		lo, hi := x.find(m.min), x.find(m.max)+1
-		m.index.Store(&index{maxes: x.maxes[lo:hi:hi], children: x.children[lo:hi:hi]})
+		m.index.Store(x.part(m.min, m.max))
 	}
 }
 
-// newRoot makes a root above the nodes that replace the old one.
-func (g *growth) newRoot(u *interiorUpdate, old *bnode, below []*child) (*bnode, error) {
-	if old.level+1 >= journal.MaxLevels {
+// newLevel makes what is above the nodes that replace the root: a new root or, if there are too many for one, several nodes below one.
+func (g *growth) newLevel(u *interiorUpdate, below []*child) ([]*child, error) {
+	level := below[0].level + 1
+	if level >= journal.MaxLevels {
 		return nil, fmt.Errorf("btree %v is full: it would need more than %d levels", g.tree.id, journal.MaxLevels)
 	}
-	p := g.s.nodeParams(g.tree.id, old.level+1)
+	p := g.s.nodeParams(g.tree.id, level)
 	p.Seq, p.Min, p.Max = g.s.newSeq(), ondisk.PosMin, ondisk.SPosMax
 	keys := node.New(p)
 	x := &index{}
@@ -210,16 +209,16 @@ func (g *growth) newRoot(u *interiorUpdate, old *bnode, below []*child) (*bnode,
 		x.maxes = append(x.maxes, k.Pos)
 		x.children = append(x.children, c)
 	}
-	b, err := g.makeNode(u, keys)
-	if errors.Is(err, errMoreNodes) {
-		g.extra++
-		return nil, restartSplit
-	}
+	made, err := g.remake(u, keys, max(min(keys.Parts(), keys.Len()), 1), true)
 	if err != nil {
 		return nil, err
 	}
-	b.index.Store(x)
-	return b, nil
+	above := make([]*child, len(made))
+	for i, m := range made {
+		m.index.Store(x.part(m.min, m.max))
+		above[i] = m.self
+	}
+	return above, nil
 }
 
 // link puts the new nodes in place, all locks held.

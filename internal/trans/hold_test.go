@@ -235,3 +235,27 @@ func TestLastPosition(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A transaction that puts very much into one small leaf makes it many, on more levels than one at once.
+func TestLargeTransaction(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.NodeBytes = 2048 })
+	want := map[uint64]uint64{}
+	for round := range uint64(3) {
+		w.update(func(tx *Tx) error {
+			for i := range uint64(1000) {
+				if err := tx.Update(ondisk.BtreeQuotas, cookie(ondisk.Pos{Inode: 1, Offset: i*3 + round}, i), 0); err != nil {
+					return err
+				}
+				want[i*3+round] = i
+			}
+			return nil
+		})
+		w.check(ondisk.BtreeQuotas, want)
+	}
+	if err := w.s.Quiesce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.check(ondisk.BtreeQuotas, want)
+	w.reopen()
+	w.check(ondisk.BtreeQuotas, want)
+}

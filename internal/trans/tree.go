@@ -111,6 +111,12 @@ func (x *index) find(p ondisk.Pos) int {
 	return lo
 }
 
+// part returns the index of a node that covers first to last.
+func (x *index) part(first, last ondisk.Pos) *index {
+	lo, hi := x.find(first), x.find(last)+1
+	return &index{maxes: x.maxes[lo:hi:hi], children: x.children[lo:hi:hi]}
+}
+
 // replace returns a copy of the index in which children replace those that end at or behind the first position and at or before
 // the last one.
 func (x *index) replace(first, last ondisk.Pos, children []*child) *index {
