@@ -448,19 +448,29 @@ func (rw *RW) addDevices(sb *ondisk.Superblock) error {
 
 // writeReplicas puts the table of sets of devices into the superblocks.
 func (rw *RW) writeReplicas(ctx context.Context, all []ondisk.Replicas) error {
-	return rw.Super.Update(ctx, func(sb *ondisk.Superblock) error { sb.SetReplicas(all); return nil }, nil)
+	return rw.updateSuper(ctx, func(sb *ondisk.Superblock) error { sb.SetReplicas(all); return nil })
+}
+
+// updateSuper changes the superblocks while others write. If that fails nothing is written any more: a device tells only once that it could not flush,
+// and what it lost may have been of the journal.
+func (rw *RW) updateSuper(ctx context.Context, change func(sb *ondisk.Superblock) error) error {
+	err := rw.Super.Update(ctx, change, nil)
+	if err != nil && ctx.Err() == nil {
+		rw.Journal.Halt(err)
+	}
+	return err
 }
 
 // saveBitmap puts into the superblocks where on a device there are btree nodes.
 func (rw *RW) saveBitmap(ctx context.Context, dev uint8, m alloc.BtreeBitmap) error {
-	return rw.Super.Update(ctx, func(sb *ondisk.Superblock) error {
+	return rw.updateSuper(ctx, func(sb *ondisk.Superblock) error {
 		table, err := sb.RawMembers()
 		if err != nil {
 			return err
 		}
 		table[dev].BtreeBitmapShift, table[dev].BtreeBitmap = m.Shift, m.Bits
 		return sb.SetMembers(table)
-	}, nil)
+	})
 }
 
 func (rw *RW) makeJournal(sb *ondisk.Superblock, plan *journalPlan) error {
