@@ -109,6 +109,7 @@ type FS struct {
 	// writtenFrom is the first journal entry that was written since the filesystem was opened, 0 if none is: from there on nothing that nodes say
 	// of entries can be of such that a crash lost.
 	writtenFrom atomic.Uint64
+	unusable    error // why the journal is no base to write on, though it may do for reading; nil if it is
 	validate    ondisk.ValidateContext
 	byIndex     [256]*Member
 	found       []*found

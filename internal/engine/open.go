@@ -214,6 +214,14 @@ func (fs *FS) readJournal(ctx context.Context) (*journal.Contents, error) {
 	for _, p := range sel.Problems {
 		fs.message("%s", p)
 	}
+	switch {
+	case scan.Unread != nil:
+		fs.unusable = fmt.Errorf("the journal cannot be read in full, and what is missing would be lost: %w", scan.Unread)
+	case sel.Lost || len(sel.Replay) == 0:
+		fs.unusable = errors.New("the journal lacks entries that are needed: the filesystem has to be repaired before it is written to")
+	case fs.opts.NoRecovery:
+		fs.unusable = errors.New("what the journal holds would be lost, as no recovery was asked for")
+	}
 	if len(sel.Replay) == 0 {
 		fs.message("the filesystem was not shut down properly and its journal holds nothing usable: no btree has a root")
 		return &journal.Contents{Selection: sel}, nil
@@ -224,6 +232,9 @@ func (fs *FS) readJournal(ctx context.Context) (*journal.Contents, error) {
 	}
 	fs.message("not shut down properly: the journal's entries %d-%d %s", sel.LastSeq, sel.Flush, what)
 	contents, err := journal.Load(ctx, &cfg, sel, fs.checkKey)
+	if err == nil && len(contents.Problems) > 0 && fs.unusable == nil {
+		fs.unusable = fmt.Errorf("the journal is damaged (%s): the filesystem has to be repaired before it is written to", contents.Problems[0])
+	}
 	if err == nil && fs.opts.NoRecovery {
 		contents.Overlay = nil
 	}

@@ -87,6 +87,9 @@ func (fs *FS) writable() error {
 	if !fs.opts.Write {
 		return errors.New("the filesystem was opened for reading only")
 	}
+	if fs.unusable != nil {
+		return fs.unusable
+	}
 	if err := alloc.CheckVersion(fs.SB.Version); err != nil {
 		return err
 	}

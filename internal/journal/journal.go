@@ -83,6 +83,7 @@ type Selection struct {
 	Flush   uint64       // F: the newest entry that counts; 0 if there is none
 	Highest uint64       // H: the newest entry found, of whatever kind
 	Ignored int          // entries newer than F
+	Lost    bool         // of what is needed not all is there
 	// Problems found, in words.
 	Problems []string
 }
@@ -128,6 +129,7 @@ func Select(found []*Candidate, blacklist Blacklist, degraded bool) Selection {
 				s.problem("journal entry %d is blacklisted: ignored", c.Seq)
 			}
 		case !c.Good:
+			s.Lost = true
 			s.problem("journal entry %d is needed but has a wrong checksum: its changes are lost", c.Seq)
 		default:
 			s.Replay = append(s.Replay, c)
@@ -155,6 +157,7 @@ func (c *Candidate) ends(blacklist Blacklist) bool {
 
 // lastResort is what to do without any flush entry: the newest good one alone tells at least the roots.
 func (s Selection) lastResort(found []*Candidate) Selection {
+	s.Lost = true
 	for _, c := range slices.Backward(found) {
 		if c.Good {
 			s.problem("no journal entry was flushed: entry %d alone is used", c.Seq)
@@ -175,6 +178,7 @@ func (s *Selection) findGaps(found []*Candidate, blacklist Blacklist, degraded b
 			note = " (a device with journal may be missing)"
 		}
 		for r := range blacklist.holes(from, to) {
+			s.Lost = true
 			s.problem("journal entries %d-%d are missing%s: their changes are lost", r.Start, r.End-1, note)
 		}
 	}

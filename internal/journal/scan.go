@@ -35,6 +35,8 @@ type Found struct {
 	Candidates []*Candidate
 	Rings      []Ring // of each member: where writing may go on
 	Problems   []string
+	// Unread is the first error of a device that kept a part of a journal from being read; nil if there was none.
+	Unread error
 }
 
 // Scan reads the journals of all members as far as needed. Errors of single devices are problems, not errors: another member
@@ -62,7 +64,7 @@ func Scan(ctx context.Context, cfg *Config) (*Found, error) {
 			return nil, err
 		}
 	}
-	found := &Found{Problems: s.problems}
+	found := &Found{Problems: s.problems, Unread: s.unread}
 	for _, c := range s.bySeq {
 		found.Candidates = append(found.Candidates, c)
 	}
@@ -97,6 +99,7 @@ type scanner struct {
 	mu       sync.Mutex // protects what follows
 	bySeq    map[uint64]*Candidate
 	problems []string
+	unread   error
 }
 
 func (s *scanner) problem(format string, args ...any) {
@@ -141,6 +144,7 @@ func (s *scanner) peek(ctx context.Context, ri, i int, block []byte) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:
+		s.cannotRead(err)
 		s.problem("journal bucket %d: %v", m.Buckets[i], err)
 	case s.isEntry(block):
 		r.buckets[i].used = true
@@ -335,8 +339,17 @@ func (s *scanner) readError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	s.cannotRead(err)
 	s.problem("journal: %v", err)
 	return nil
+}
+
+func (s *scanner) cannotRead(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unread == nil {
+		s.unread = err
+	}
 }
 
 // add merges a copy of an entry with those found before: good ones win over bad ones.
