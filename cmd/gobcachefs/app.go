@@ -121,6 +121,7 @@ func (a *app) rootCommand() *cobra.Command {
 		newListCmd(a),
 		newListJournalCmd(a),
 		newDumpCmd(a),
+		newRaceCmd(a),
 	)
 	add(groupMisc,
 		newVersionCmd(a),

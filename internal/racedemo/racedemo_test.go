@@ -21,7 +21,7 @@ func TestRace(t *testing.T) {
 	recheck := func(o Options) Options { o.NoRule = true; return o }
 	on := func(o Options) Options { return o }
 	noSlotLock := func(o Options) Options { o.NoSlotLock = true; return o }
-	two, three := Options{Preemptions: 2}, Options{Tasks: 3, Rounds: 1, Preemptions: 1}
+	two, three := Options{Preemptions: maxPreemptions}, Options{Tasks: 3, Rounds: 1, Preemptions: 1}
 	cleaner := Options{Rounds: 1, Remove: true, Cleaner: true, Preemptions: 1}
 	fine := Options{Fine: true, Preemptions: 1}
 	freelist := Options{Freelist: true, Preemptions: 1}
@@ -82,7 +82,7 @@ func TestRace(t *testing.T) {
 
 // Chance finds it too, with more tasks than all schedules of which can be run.
 func TestRandom(t *testing.T) {
-	o := Options{Tasks: 4, Rounds: 2, Remove: true, Cleaner: true, Fine: true, Random: 300, Depth: 3, Seed: 1, Workers: 2, NoRecheck: true}
+	o := Options{Tasks: 4, Rounds: 2, Remove: true, Cleaner: true, Fine: true, Random: randomSchedules, Depth: 3, Seed: 1, Workers: 2, NoRecheck: true}
 	r, err := Run(t.Context(), o)
 	if err != nil || r.Found > 0 || r.Schedules != o.Random || r.Exhausted {
 		t.Errorf("with the rule: %+v, %v", r, err)

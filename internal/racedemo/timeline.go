@@ -52,7 +52,7 @@ const slotOfBucket = "the slot of bucket "
 func (d *demo) timeline(out *schedule.Outcome) Timeline {
 	t := Timeline{Tasks: d.o.names()}
 	errors.As(out.Err, &t.Double)
-	s := teller{t: &t, state: make([]taskState, len(t.Tasks))}
+	s := teller{t: &t, state: make([]taskState, len(t.Tasks)), unlocked: d.o.NoSlotLock}
 	for i, e := range out.Events {
 		s.tell(&e)
 		if i+1 < len(out.Events) && out.Events[i+1].Turn != e.Turn && e.Point != schedule.PointBlocked && e.Point != schedule.PointEnd {
@@ -70,6 +70,8 @@ type taskState struct {
 type teller struct {
 	t     *Timeline
 	state []taskState
+	// unlocked: claims do not keep the slot locked.
+	unlocked bool
 }
 
 func (s *teller) add(task int, text string, m Mood) {
@@ -87,6 +89,10 @@ func (s *teller) tell(e *schedule.Event) {
 		st.scanned = e.Detail
 		say(Plain, "scan: bucket %s is free", e.Detail)
 	case alloc.PointLocked:
+		if s.unlocked {
+			say(Plain, "reads its key again, keeps no lock")
+			break
+		}
 		say(Plain, "locks its slot, reads it again")
 	case alloc.PointReleased:
 		say(Plain, "releases bucket %s", e.Detail)
