@@ -101,7 +101,7 @@ func Record(log *blockdev.Log, mems []*blockdev.Memory) []blockdev.Device {
 }
 
 // cacheBytes bounds the caches of the filesystems of tests, so that nodes are evicted and read again.
-const cacheBytes = 256 << 10
+const cacheBytes = 96 << 10
 
 // Open opens a filesystem for reading, on devices that stay open.
 func Open(ctx context.Context, devs []blockdev.Device, logf func(string, ...any)) (*engine.FS, error) {

@@ -35,9 +35,15 @@ type Files struct {
 	// Log tells the time of promises; nil: there are none.
 	Log     *blockdev.Log
 	Workers int // goroutines that write at once; 0: 1
+	// GoOn says of an error of a transaction whether the run goes on all the same; nil: it never does.
+	GoOn func(error) bool
 
-	tag atomic.Uint64
+	tag  atomic.Uint64
+	full atomic.Int64
 }
+
+// Full is how often there was no space.
+func (f *Files) Full() int64 { return f.full.Load() }
 
 // Run makes transactions on a filesystem until n were made, and notes them. It returns the first error that is not for lack of
 // space.
@@ -56,7 +62,7 @@ func (f *Files) Run(ctx context.Context, rw *engine.RW, h *History, seed uint64,
 		wg.Go(func() {
 			w := fileWorker{Files: f, rw: rw, h: h, root: root, rng: newRand(seed, uint64(i), 1), point: alloc.WritePoint(i + 1)}
 			for left.Add(-1) >= 0 && ctx.Err() == nil {
-				if err := w.step(ctx); err != nil && ctx.Err() == nil {
+				if err := w.step(ctx); err != nil && ctx.Err() == nil && (f.GoOn == nil || !f.GoOn(err)) {
 					stop(err)
 				}
 			}
@@ -137,6 +143,7 @@ func (w *fileWorker) step(ctx context.Context) error {
 	})
 	if err != nil {
 		if isFull(err) {
+			w.full.Add(1)
 			return nil
 		}
 		return err
@@ -183,7 +190,7 @@ func (w *fileWorker) plan(ctx context.Context, tag uint64) ([]fileOp, error) {
 		case 2:
 		default:
 			if err := w.write(ctx, &op, tag); err != nil {
-				return ops, err
+				return append(ops, op), err // it may have space
 			}
 		}
 		ops = append(ops, op)
@@ -197,6 +204,7 @@ func (w *fileWorker) write(ctx context.Context, op *fileOp, tag uint64) error {
 	req := alloc.Request{Sectors: uint32(want), DataType: ondisk.DataUser, WritePoint: w.point, Replicas: 1, Watermark: alloc.WatermarkNormal}
 	err := w.rw.Alloc.AllocSectors(ctx, &req, &op.space)
 	if isFull(err) {
+		w.full.Add(1)
 		op.remove = true
 		return nil
 	}

@@ -3,6 +3,7 @@ package crashtest
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -23,6 +24,11 @@ type Recovery struct {
 
 	// Tried counts the states, those of recoveries cut short included.
 	Tried atomic.Int64
+}
+
+// CheckEnd is Check of devices as they are after all that is in the timeline.
+func (r *Recovery) CheckEnd(ctx context.Context, mems []*blockdev.Memory) error {
+	return r.Check(ctx, State{Tick: math.MaxInt - 1, How: "all", Devices: mems})
 }
 
 // maxDepth is how often recovery is cut short on end.

@@ -4,9 +4,12 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +17,7 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/crashtest"
 	"github.com/go-bcachefs/bcachefs/internal/engine"
+	"github.com/go-bcachefs/bcachefs/internal/kernelvm"
 )
 
 var (
@@ -22,6 +26,7 @@ var (
 	crashSeed   = flag.Uint64("crash.seed", 1, "first seed of the crash tests")
 	crashRuns   = flag.Int("crash.runs", 1, "how many runs of each crash test are recorded")
 	crashTxs    = flag.Int("crash.txs", 300, "transactions of a recorded run")
+	crashDriver = flag.Int("crash.driver", 2, "power cuts of which the real driver judges what is left, at most 12")
 	crashDump   = flag.String("crash.dump", "", "directory that gets the devices of states that fail")
 )
 
@@ -115,14 +120,19 @@ func (r *crashRun) visit(s crashtest.Sweep, check func(crashtest.State) error) {
 	wg.Wait()
 }
 
-// dump writes devices into files, if that was asked for.
+// dump writes devices into files, if that was asked for, and says where.
 func dump(t *testing.T, mems []*blockdev.Memory, name string) string {
 	if *crashDump == "" {
 		return ""
 	}
-	where := ""
+	return "\n" + strings.Join(toFiles(t, mems, *crashDump, name), "\n")
+}
+
+// toFiles writes devices into files.
+func toFiles(t *testing.T, mems []*blockdev.Memory, dir, name string) (paths []string) {
+	t.Helper()
 	for i, m := range mems {
-		path := filepath.Join(*crashDump, fmt.Sprintf("%s.%d.img", name, i))
+		path := filepath.Join(dir, fmt.Sprintf("%s.%d.img", name, i))
 		b := make([]byte, m.Size())
 		err := m.ReadAt(context.Background(), b, 0)
 		if err == nil {
@@ -131,9 +141,9 @@ func dump(t *testing.T, mems []*blockdev.Memory, name string) string {
 		if err != nil {
 			t.Error(err)
 		}
-		where += "\n" + path
+		paths = append(paths, path)
 	}
-	return where
+	return paths
 }
 
 // Power is cut at any moment of the first mount and of what follows, up to the end of a clean shutdown.
@@ -141,7 +151,7 @@ func TestCrashFirstMount(t *testing.T) {
 	for i := range uint64(*crashRuns) {
 		r := newCrashRun(t, *crashSeed+i, format(t, crashtest.Small))
 		r.session(0)
-		r.sweep(200)
+		r.sweep(80)
 	}
 }
 
@@ -156,7 +166,7 @@ func TestCrashFormattedAgain(t *testing.T) {
 		}
 		r = newCrashRun(t, *crashSeed+i, mems)
 		r.session(50)
-		r.sweep(200)
+		r.sweep(80)
 	}
 }
 
@@ -166,6 +176,30 @@ func TestCrashWork(t *testing.T) {
 		r := newCrashRun(t, *crashSeed+i, format(t, crashtest.Small))
 		r.session(*crashTxs / 2)
 		r.session(*crashTxs / 2)
-		r.sweep(400)
+		r.sweep(200)
 	}
+}
+
+// The real driver recovers what a power cut left, and finds nothing wrong with what we made of the same.
+func TestCrashDriver(t *testing.T) {
+	kernelvm.Available(t)
+	r := newCrashRun(t, *crashSeed, format(t, crashtest.Small))
+	r.session(*crashTxs / 2)
+	first := r.log.Ticks()
+	r.session(*crashTxs / 2)
+	tl := r.history.End()
+	rng := rand.New(rand.NewPCG(*crashSeed, 0))
+	rec := crashtest.Recovery{Timeline: tl}
+	dir := t.TempDir()
+	var crashed, recovered [][]string
+	for i := range *crashDriver {
+		st := crashtest.State{Tick: first/4 + rng.IntN(r.log.Ticks()-first/4), How: "random"}
+		st.Devices = r.log.Crash(st.Tick, blockdev.KeepRandom(rng))
+		crashed = append(crashed, toFiles(t, st.Devices, dir, fmt.Sprint("crashed-", i)))
+		if err := rec.Check(t.Context(), st); err != nil {
+			t.Fatal(err)
+		}
+		recovered = append(recovered, toFiles(t, st.Devices, dir, fmt.Sprint("recovered-", i)))
+	}
+	kernelvm.MustBeClean(t, slices.Concat(crashed, recovered), kernelvm.CheckOptions{ReadWrite: true})
 }
