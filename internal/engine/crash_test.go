@@ -85,7 +85,7 @@ func (r *crashRun) sweep(quick int) {
 		s.Every = max(1, r.log.Ticks()*2/quick)
 		s.Offset = int(r.seed) % s.Every
 	}
-	rec := crashtest.Recovery{Timeline: r.history.End(), Write: r.write, Nested: 16, NestedStates: 8, Seed: r.seed}
+	rec := crashtest.Recovery{Timeline: r.history.End(), Write: r.write, Nested: 16, NestedStates: 4, Seed: r.seed}
 	r.visit(s, func(st crashtest.State) error { return rec.Check(r.t.Context(), st) })
 	r.t.Logf("seed %d: %d transactions, %d ticks: %d states in %v", r.seed, r.history.Len(), r.log.Ticks(), rec.Tried.Load(),
 		time.Since(start).Round(time.Millisecond))
@@ -151,7 +151,7 @@ func TestCrashFirstMount(t *testing.T) {
 	for i := range uint64(*crashRuns) {
 		r := newCrashRun(t, *crashSeed+i, format(t, crashtest.Small))
 		r.session(0)
-		r.sweep(80)
+		r.sweep(40)
 	}
 }
 
@@ -166,7 +166,7 @@ func TestCrashFormattedAgain(t *testing.T) {
 		}
 		r = newCrashRun(t, *crashSeed+i, mems)
 		r.session(50)
-		r.sweep(80)
+		r.sweep(40)
 	}
 }
 
@@ -176,7 +176,7 @@ func TestCrashWork(t *testing.T) {
 		r := newCrashRun(t, *crashSeed+i, format(t, crashtest.Small))
 		r.session(*crashTxs / 2)
 		r.session(*crashTxs / 2)
-		r.sweep(200)
+		r.sweep(100)
 	}
 }
 
