@@ -488,7 +488,7 @@ func (rw *RW) makeJournal(sb *ondisk.Superblock, plan *journalPlan) error {
 		Replicas: int(option(sb, "metadata_replicas")), ReplicasRequired: 1,
 		Clocks:   func() (r, w uint64) { return rw.clocks[0].Load(), rw.clocks[1].Load() },
 		Now:      rw.wopts.Now,
-		Buffered: rw.Store.TakeBuffered, MarkReplicas: rw.markJournalReplicas, Flushed: func(uint64) { rw.Alloc.Kick() },
+		Pressure: rw.Store.Pressure, Buffered: rw.Store.TakeBuffered, MarkReplicas: rw.markJournalReplicas, Flushed: func(uint64) { rw.Alloc.Kick() },
 		OnHalt: func(err error) {
 			if !errors.Is(err, journal.ErrStopped) {
 				rw.fail(err)
