@@ -39,17 +39,14 @@ func (tx *Tx) hook(p Point, btree ondisk.BtreeID, pos ondisk.Pos) {
 // Locker is what takes the transaction's locks, for hooks that want to know whose waits [Config.LockHook] tells of.
 func (tx *Tx) Locker() *six.Locker { return tx.locker }
 
-// unlocked reports whether, for [FaultNoSlotRule], a position is read without its slot.
-func (c *keyCache) unlocked(btree ondisk.BtreeID, p ondisk.Pos) bool {
-	if c.s.cfg.Faults&FaultNoSlotRule == 0 {
-		return false
-	}
+// isFilled reports whether the cache has a key for a position, without its lock: for [FaultNoSlotRule].
+func (c *keyCache) isFilled(btree ondisk.BtreeID, p ondisk.Pos) bool {
 	at := slotKey{p, btree}
 	sh := c.shard(at)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	s := sh.slots[at]
-	return s == nil || s.key.Load() == nil
+	return s != nil && s.key.Load() != nil
 }
 
 // LockPlace says what one of the store's locks is for: the slot of a position in the key cache, or the node whose last position it is.

@@ -216,7 +216,7 @@ func (it *Iter) throughCache(k ondisk.Key) (ondisk.Key, error) {
 		it.slot = nil
 	}
 	tx.hook(PointLookup, it.tree.id, k.Pos)
-	if tx.s.keys.unlocked(it.tree.id, k.Pos) {
+	if tx.s.cfg.Faults&FaultNoSlotRule != 0 && !tx.s.keys.isFilled(it.tree.id, k.Pos) {
 		return k, nil
 	}
 	s := it.slot
