@@ -3,6 +3,7 @@
 # make bench   benchmarks (BENCH=regexp, PKG=./internal/data)
 # make fuzz    each fuzz target for FUZZTIME (30s; PKG=./internal/ondisk)
 # make lint    gofmt, vet, staticcheck
+# make spin    the model of the allocator's protocol, all verdicts (models/README.md)
 # make build   ./gobcachefs, a static binary
 # make clean   removes what these made
 
@@ -21,7 +22,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .ONESHELL:
 .SILENT:
-.PHONY: run test bench fuzz lint build clean gofmt vet cross race fuse
+.PHONY: run test bench fuzz lint build clean gofmt vet cross race fuse spin
 
 run: build fuse
 	mkdir -p dist mnt
@@ -55,7 +56,7 @@ run: build fuse
 	echo
 	echo "Mounted read-only at ./mnt. To unmount: $$unmount"
 
-test: gofmt vet fuse cross
+test: gofmt vet fuse cross spin
 	echo "== go test"
 	$(GO) test -timeout $(TIMEOUT) ./...
 	$(MAKE) --no-print-directory race
@@ -130,3 +131,17 @@ fuse:
 	if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fuse3 >/dev/null; }; then
 		echo "could not install fuse3: going on without" >&2
 	fi
+
+# The model needs spin, which makes a C program of it, and a compiler for that.
+spin:
+	if ! command -v spin >/dev/null || ! command -v gcc >/dev/null; then
+		if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+			echo "== spin models/claim.pml: skipped, it needs spin and gcc (Debian: sudo apt-get install spin gcc libc6-dev)"; exit 0
+		fi
+		echo "== installing spin"
+		if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq spin gcc libc6-dev >/dev/null; }; then
+			echo "== spin models/claim.pml: skipped, spin or gcc could not be installed" >&2; exit 0
+		fi
+	fi
+	echo "== spin models/claim.pml"
+	models/check
