@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -68,12 +69,13 @@ func interopShapes() []enginetest.Shape {
 
 // interopMatrix has a filesystem for each value of an option.
 func interopMatrix() (all []enginetest.Shape) {
-	for name, values := range map[string][]string{
-		"block_size": {"512", "1k", "2k", "4k"}, "btree_node_size": {"16k", "64k", "256k"}, "metadata_checksum": {"none", "crc32c", "crc64", "xxhash"},
+	options := map[string][]string{
+		"block_size": {"512", "1k", "2k", "4k"}, "btree_node_size": {"32k", "64k", "256k"}, "metadata_checksum": {"none", "crc32c", "crc64", "xxhash"},
 		"str_hash": {"crc32c", "crc64", "siphash"}, "wide_macs": {"1"}, "inodes_32bit": {"0"}, "shard_inode_numbers": {"0"}, "inodes_use_key_cache": {"0"},
 		"journal_transaction_names": {"0"}, "gc_reserve_percent": {"20"}, "usrquota": {"1"}, "errors": {"ro"},
-	} {
-		for _, v := range values {
+	}
+	for _, name := range slices.Sorted(maps.Keys(options)) {
+		for _, v := range options[name] {
 			all = append(all, shape(name+"-"+v, map[string]string{name: v}, 48))
 		}
 	}
@@ -134,7 +136,8 @@ func sameList(t *testing.T, what string, ours, theirs []byte) {
 func driverChecks(t *testing.T, shapes []enginetest.Shape) {
 	t.Helper()
 	_, paths := used(t, shapes)
-	for i, r := range kernelvm.MustBeClean(t, paths, kernelvm.CheckOptions{ReadWrite: true, Passphrase: interopPassphrase, Timeout: 10 * time.Minute}) {
+	opts := kernelvm.CheckOptions{ReadWrite: true, Passphrase: string(shapes[0].Options.Passphrase), Timeout: 10 * time.Minute}
+	for i, r := range kernelvm.MustBeClean(t, paths, opts) {
 		sameList(t, shapes[i].Name, manifestOf(t, paths[i]), r.Manifest)
 	}
 }

@@ -37,7 +37,7 @@ func shapes() []enginetest.Shape {
 	early.NoFreespace = true
 	encrypted := shape("encrypted", map[string]string{"wide_macs": "1"}, 48)
 	encrypted.Options.Encrypted = true // without passphrase: to derive a key takes a second
-	small := shape("small", map[string]string{"block_size": "512", "btree_node_size": "16k", "metadata_checksum": "xxhash"}, 40)
+	small := shape("small", map[string]string{"block_size": "512", "btree_node_size": "32k", "metadata_checksum": "xxhash"}, 40)
 	small.Devices[0].BucketBytes = 32 << 10
 	large := shape("large buckets", map[string]string{"metadata_checksum": "none", "str_hash": "crc32c"}, 512)
 	large.Devices[0].BucketBytes = 2 << 20
