@@ -3,10 +3,22 @@ package trans
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 	"github.com/go-bcachefs/bcachefs/internal/six"
 )
+
+// becomesFree is free, but waits a moment for who has the lock for a moment: a node that was just written, or made reachable.
+func (w *world) becomesFree(l *six.Lock) bool {
+	for range 1000 {
+		if w.free(l) {
+			return true
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return false
+}
 
 // free reports whether another could lock l exclusively at once.
 func (w *world) free(l *six.Lock) bool {
@@ -56,7 +68,7 @@ func TestScanLeavesWhatOthersRead(t *testing.T) {
 				if w.free(lockOf(chosen)) {
 					t.Error("what was read is not locked any more")
 				}
-				if !w.free(lockOf(n - 1)) {
+				if !w.becomesFree(lockOf(n - 1)) {
 					t.Error("what was only scanned is locked")
 				}
 				return err
@@ -64,7 +76,7 @@ func TestScanLeavesWhatOthersRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !w.free(lockOf(chosen)) {
+			if !w.becomesFree(lockOf(chosen)) {
 				t.Error("locked after the end of the transaction")
 			}
 		})
