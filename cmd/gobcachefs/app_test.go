@@ -63,8 +63,8 @@ func exitCodes(command string) (failed, usage int) {
 func TestNonsenseNeverPanics(t *testing.T) {
 	bad := []string{"", ":", "-", "--", "/", "\x00", strings.Repeat("x", 5000), "-o", "--=", "-1", "/dev/null:/dev/zero"}
 	commands(func(name string, c *cobra.Command) {
-		if name == "mount" || name == "completions" || name == "version" {
-			return
+		if name == "mount" || name == "completions" || name == "version" || name == "race" {
+			return // race wants no arguments: "--" alone is none, and it would run each time
 		}
 		for _, x := range bad {
 			for n := 1; n <= 4; n++ {
