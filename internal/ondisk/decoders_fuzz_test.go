@@ -41,9 +41,9 @@ func decodeAll(k Key) {
 	DecodeAccountingPos(k.Pos, VersionMax)
 	DecodeAlloc(k)
 	DecodeBucketGens(k)
-	DecodeLRUPos(k.Pos)
+	_ = DecodeLRUPos(k.Pos)
 	DecodeFreespace(&k)
-	DecodeNeedDiscard(k.Pos, VersionMax)
+	_ = DecodeNeedDiscard(k.Pos, VersionMax)
 	DecodeBackpointer(k)
 	if p, err := DecodeBtreePtr(k); err == nil {
 		for range p.Addrs() {
