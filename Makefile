@@ -2,6 +2,7 @@
 # make test    everything that must pass before a change goes in
 # make bench   benchmarks (BENCH=regexp, PKG=./internal/data)
 # make fuzz    each fuzz target for FUZZTIME (30s; PKG=./internal/ondisk)
+# make matrix  every format option in the virtual machine with the real driver, some ten minutes
 # make lint    gofmt, vet, staticcheck
 # make spin    the model of the allocator's protocol, all verdicts (models/README.md)
 # make build   ./gobcachefs, a static binary
@@ -22,7 +23,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .ONESHELL:
 .SILENT:
-.PHONY: run test bench fuzz lint build clean gofmt vet cross race fuse spin
+.PHONY: matrix run test bench fuzz lint build clean gofmt vet cross race fuse spin
 
 run: build fuse
 	mkdir -p dist mnt
@@ -71,6 +72,10 @@ fuzz:
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"
 		done
 	done
+
+matrix:
+	echo "== every option, with the real driver"
+	BCACHEFS_VM_MATRIX=1 $(GO) test -count=1 -timeout $(TIMEOUT) -run 'EveryOption|Matrix' . ./internal/engine
 
 lint: gofmt vet
 	echo "== staticcheck"
