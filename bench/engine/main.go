@@ -8,11 +8,13 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"log"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/pprof"
 	"slices"
 	"strconv"
@@ -182,8 +184,18 @@ func main() {
 	names := flag.String("engines", "ours,bbolt-1000,pebble,btree-mem", "engines: ours, bbolt, bbolt-1000, pebble, btree-mem")
 	dir := flag.String("dir", os.TempDir(), "directory for the databases")
 	rounds := flag.Int("rounds", 1, "how often all is run; the table at the end has medians")
-	profile := flag.String("cpuprofile", "", "file for a profile")
+	only := flag.String("tests", "", "only these tests, by name; those they rest on must be named too")
+	profile := flag.String("cpuprofile", "", "file for a profile of processor time")
+	blocked := flag.String("blockprofile", "", "file for a profile of waiting")
 	flag.Parse()
+	if *only != "" {
+		names := strings.Split(*only, ",")
+		tests = slices.DeleteFunc(tests, func(t test) bool { return !slices.Contains(names, t.name) })
+	}
+	if *blocked != "" {
+		runtime.SetBlockProfileRate(1000)
+		defer writeProfile("block", *blocked)
+	}
 	if *profile != "" {
 		f, err := os.Create(*profile)
 		if err != nil {
@@ -219,6 +231,16 @@ func main() {
 		}
 	}
 	all.print(list, counts)
+}
+
+func writeProfile(name, file string) {
+	f, err := os.Create(file)
+	if err == nil {
+		err = errors.Join(pprof.Lookup(name).WriteTo(f, 0), f.Close())
+	}
+	if err != nil {
+		log.Print(err)
+	}
 }
 
 // results are times an operation, in nanoseconds, by engine, threads and test.

@@ -135,7 +135,7 @@ func BenchmarkInsert(b *testing.B) {
 				i++
 			}
 			if n.Len() == len(poss) {
-				b.ReportMetric(float64(len(n.chunks)*chunkKeys)/float64(n.Len()), "places/key")
+				b.ReportMetric(float64(len(n.index)*chunkKeys)/float64(n.Len()), "places/key")
 			}
 		})
 	}

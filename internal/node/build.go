@@ -13,7 +13,7 @@ type builder struct {
 
 // room says that up to chunkKeys keys follow, with so many bytes of values together.
 func (b *builder) room(valBytes int) {
-	b.c = b.n.addChunk(len(b.n.chunks), valBytes)
+	b.c = b.n.addChunk(len(b.n.index), valBytes)
 }
 
 // add adds a key.
@@ -25,7 +25,7 @@ func (b *builder) add(k *ondisk.Key) {
 	c.pos[c.n] = k.Pos
 	c.n++
 	n.count++
-	n.maxes[len(n.maxes)-1] = k.Pos
+	n.note(len(n.index) - 1)
 	words := n.words(e)
 	n.live += words
 	if b.flags&flagUnwritten != 0 {
@@ -95,6 +95,5 @@ func FromDisk(d *ondisk.Node, magic uint64, nodeBytes, blockBytes int) *Node {
 // reserve makes place for the chunks of so many keys.
 func (n *Node) reserve(keys int) {
 	chunks := (keys + chunkKeys - 1) / chunkKeys
-	n.chunks = make([]*chunk, 0, chunks)
-	n.maxes = make([]ondisk.Pos, 0, chunks)
+	n.index = make([]place, 0, chunks)
 }

@@ -23,7 +23,7 @@ func (n *Node) Set(k *ondisk.Key, seq uint64) {
 	n.seqs.Add(seq)
 	ci, i, found := n.find(&k.Pos)
 	if found {
-		n.replace(n.chunks[ci], i, k)
+		n.replace(n.index[ci].c, i, k)
 		return
 	}
 	flags := uint8(flagUnwritten)
@@ -40,23 +40,23 @@ func (n *Node) refuse(k *ondisk.Key) {
 
 // find returns the chunk and the place in it where p is, or where a key at p is to be inserted.
 func (n *Node) find(p *ondisk.Pos) (ci, i int, found bool) {
-	ci = lowerBound(n.maxes, p)
-	if ci == len(n.chunks) {
+	ci = n.chunkOf(p)
+	if ci == len(n.index) {
 		if ci == 0 {
 			return 0, 0, false
 		}
 		ci--
-		return ci, n.chunks[ci].n, false
+		return ci, int(n.index[ci].n), false
 	}
-	c := n.chunks[ci]
+	c := n.index[ci].c
 	i = n.lowerBoundIn(ci, p)
 	if c.pos[i] == *p {
 		return ci, i, true
 	}
-	if i == 0 && ci > 0 && n.chunks[ci-1].n < chunkKeys {
+	if i == 0 && ci > 0 && n.index[ci-1].n < chunkKeys {
 		// Between two chunks: what goes up fills the first of them.
 		ci--
-		i = n.chunks[ci].n
+		i = int(n.index[ci].n)
 	}
 	return ci, i, false
 }
@@ -81,25 +81,24 @@ func (n *Node) replace(c *chunk, i int, k *ondisk.Key) {
 
 // insert puts a new key at index i of chunk ci.
 func (n *Node) insert(ci, i int, k *ondisk.Key, flags uint8) {
-	if len(n.chunks) == 0 {
+	if len(n.index) == 0 {
 		n.addChunk(0, 8*len(k.Val))
 	}
-	if n.chunks[ci].n == chunkKeys {
+	if n.index[ci].n == chunkKeys {
 		ci, i = n.makePlace(ci, i)
 	}
-	c := n.chunks[ci]
+	c := n.index[ci].c
 	off := n.store(c, k.Val)
 	if i < c.n {
 		copy(c.pos[i+1:c.n+1], c.pos[i:c.n])
 		copy(c.ent[i+1:c.n+1], c.ent[i:c.n])
-	} else {
-		n.maxes[ci] = k.Pos
 	}
 	c.pos[i] = k.Pos
 	e := &c.ent[i]
 	n.fill(e, k, off, flags)
 	c.n++
 	c.unwritten++
+	n.note(ci)
 	n.count++
 	words := n.words(e)
 	n.live += words
@@ -110,7 +109,7 @@ func (n *Node) insert(ci, i int, k *ondisk.Key, flags uint8) {
 // makePlace makes place at index i of chunk ci, which is full, and returns where that is now. Runs of insertions that go up or
 // down leave full chunks behind, others halves.
 func (n *Node) makePlace(ci, i int) (int, int) {
-	c := n.chunks[ci]
+	c := n.index[ci].c
 	switch i {
 	case chunkKeys:
 		n.addChunk(ci+1, c.live)
@@ -128,8 +127,8 @@ func (n *Node) makePlace(ci, i int) (int, int) {
 		tail += int(c.ent[j].words) * 8
 	}
 	n.moveTail(n.addChunk(ci+1, 2*tail), c, at)
-	n.maxes[ci+1] = n.maxes[ci]
-	n.maxes[ci] = c.pos[at-1]
+	n.note(ci)
+	n.note(ci + 1)
 	if i > at {
 		return ci + 1, i - at
 	}
@@ -139,11 +138,11 @@ func (n *Node) makePlace(ci, i int) (int, int) {
 // Delete deletes the key at p and reports whether there was one. A whiteout is kept for the next write if the key is, or is
 // about to be, in a written bset. seq is as with [Node.Set].
 func (n *Node) Delete(p ondisk.Pos, seq uint64) bool {
-	ci := lowerBound(n.maxes, &p)
-	if ci == len(n.chunks) {
+	ci := n.chunkOf(&p)
+	if ci == len(n.index) {
 		return false
 	}
-	c := n.chunks[ci]
+	c := n.index[ci].c
 	i := n.lowerBoundIn(ci, &p)
 	if c.pos[i] != p {
 		return false
@@ -180,7 +179,7 @@ func (n *Node) settle() {
 
 // remove takes the place of key i out of chunk ci, and puts small chunks together.
 func (n *Node) remove(ci, i int) {
-	c := n.chunks[ci]
+	c := n.index[ci].c
 	c.n--
 	if c.n == 0 {
 		n.dropChunk(ci)
@@ -189,29 +188,26 @@ func (n *Node) remove(ci, i int) {
 	if n.last == c {
 		n.last = nil
 	}
-	if i == c.n {
-		n.maxes[ci] = c.pos[i-1]
-	} else {
-		copy(c.pos[i:c.n], c.pos[i+1:c.n+1])
-		copy(c.ent[i:c.n], c.ent[i+1:c.n+1])
-	}
+	copy(c.pos[i:c.n], c.pos[i+1:c.n+1])
+	copy(c.ent[i:c.n], c.ent[i+1:c.n+1])
+	n.note(ci)
 	const small, merged = chunkKeys / 4, chunkKeys * 3 / 4
 	if c.n >= small {
 		return
 	}
 	switch {
-	case ci > 0 && n.chunks[ci-1].n+c.n <= merged:
+	case ci > 0 && int(n.index[ci-1].n)+c.n <= merged:
 		n.mergeChunks(ci - 1)
-	case ci+1 < len(n.chunks) && n.chunks[ci+1].n+c.n <= merged:
+	case ci+1 < len(n.index) && int(n.index[ci+1].n)+c.n <= merged:
 		n.mergeChunks(ci)
 	}
 }
 
 // mergeChunks puts the chunk behind ci into ci.
 func (n *Node) mergeChunks(ci int) {
-	n.moveTail(n.chunks[ci], n.chunks[ci+1], 0)
-	n.maxes[ci] = n.maxes[ci+1]
+	n.moveTail(n.index[ci].c, n.index[ci+1].c, 0)
 	n.dropChunk(ci + 1)
+	n.note(ci)
 }
 
 // addWhiteout notes that the next write has to delete p.

@@ -8,17 +8,15 @@ import (
 
 // Check verifies what must hold between the parts of a node: for tests, and where what a caller did is in doubt.
 func (n *Node) Check() error {
-	if len(n.chunks) != len(n.maxes) {
-		return fmt.Errorf("%d chunks, %d last positions", len(n.chunks), len(n.maxes))
-	}
 	var sum Node
 	var prev *ondisk.Pos
-	for ci, c := range n.chunks {
+	for ci := range n.index {
+		c := n.index[ci].c
 		if c.n < 1 || c.n > chunkKeys {
 			return fmt.Errorf("chunk %d: %d keys", ci, c.n)
 		}
-		if n.maxes[ci] != c.pos[c.n-1] {
-			return fmt.Errorf("chunk %d: last position %v, noted %v", ci, c.pos[c.n-1], n.maxes[ci])
+		if pl := &n.index[ci]; pl.last() != c.pos[c.n-1] || int(pl.n) != c.n {
+			return fmt.Errorf("chunk %d: %d keys up to %v, noted %d up to %v", ci, c.n, c.pos[c.n-1], pl.n, pl.last())
 		}
 		live, unwritten, inFlight := 0, 0, 0
 		for i := range c.n {

@@ -42,6 +42,34 @@ type chunk struct {
 
 const chunkBytes = int(unsafe.Sizeof(chunk{}))
 
+// place is what a search has to know of a chunk: two of them fill a cache line.
+type place struct {
+	inode, offset uint64 // of the chunk's last position
+	snapshot      uint32
+	n             uint32 // the chunk's
+	c             *chunk
+}
+
+// last returns the chunk's last position.
+func (pl *place) last() ondisk.Pos {
+	return ondisk.Pos{Inode: pl.inode, Offset: pl.offset, Snapshot: pl.snapshot}
+}
+
+// before is 1 if the chunk's last position is before p, else 0; it takes no branch.
+func (pl *place) before(p *ondisk.Pos) int {
+	_, borrow := bits.Sub64(uint64(pl.snapshot), uint64(p.Snapshot), 0)
+	_, borrow = bits.Sub64(pl.offset, p.Offset, borrow)
+	_, borrow = bits.Sub64(pl.inode, p.Inode, borrow)
+	return int(borrow)
+}
+
+// note puts into the index what has changed of chunk ci, which is not empty.
+func (n *Node) note(ci int) {
+	pl := &n.index[ci]
+	p := &pl.c.pos[pl.c.n-1]
+	pl.inode, pl.offset, pl.snapshot, pl.n = p.Inode, p.Offset, p.Snapshot, uint32(pl.c.n)
+}
+
 // less is 1 if a is before b, else 0; it takes no branch.
 func less(a, b *ondisk.Pos) int {
 	_, borrow := bits.Sub64(uint64(a.Snapshot), uint64(b.Snapshot), 0)
@@ -64,35 +92,96 @@ func lowerBound(a []ondisk.Pos, p *ondisk.Pos) int {
 	return lo + less(&a[lo], p)
 }
 
-// lowerBoundIn returns the index in chunk ci of the first position that is not before p, which is behind the chunk before and not behind this
-// one's last.
+// guess returns about which of n things that lie evenly between first and last is at p, which is behind first and not behind last.
 //
 // What costs in a search is memory that is not in the processor's cache. Where positions are spread evenly, as inode numbers, offsets and hashes
-// are, a guess from the bounds of the chunk, which are, comes close, and the few steps from there stay within a cache line or two.
-func (n *Node) lowerBoundIn(ci int, p *ondisk.Pos) int {
-	c := n.chunks[ci]
-	if ci == 0 || c.n < chunkKeys/4 {
-		return lowerBound(c.pos[:c.n], p)
+// are, the guess comes close, and the few steps from there stay within a cache line or two. Where they are not, the steps double: it takes twice as many as
+// halving would.
+func guess(p *ondisk.Pos, first, last *place, n int) int {
+	x, from, to := p.Offset, first.offset, last.offset
+	if first.inode != last.inode {
+		x, from, to = p.Inode, first.inode, last.inode
 	}
-	first, last := &n.maxes[ci-1], &n.maxes[ci]
-	if first.Inode != last.Inode || first.Offset == last.Offset {
-		return lowerBound(c.pos[:c.n], p)
+	if from == to {
+		return n / 2
 	}
-	hi, lo := bits.Mul64(p.Offset-first.Offset, uint64(c.n))
-	q, _ := bits.Div64(hi, lo, last.Offset-first.Offset)
-	at := min(int(q), c.n-1)
-	if less(&c.pos[at], p) == 1 {
-		from, to := at+1, at+1
-		for step := 2; to < c.n-1 && less(&c.pos[to], p) == 1; step *= 2 {
-			from, to = to+1, min(to+step, c.n-1)
+	hi, lo := bits.Mul64(x-from, uint64(n))
+	q, _ := bits.Div64(hi, lo, to-from)
+	return min(int(q), n-1)
+}
+
+// chunkOf returns the index of the first chunk whose last position is not before p: the number of chunks if there is none.
+func (n *Node) chunkOf(p *ondisk.Pos) int {
+	a := n.index
+	end := len(a) - 1
+	if end < 0 || a[end].before(p) == 1 {
+		return len(a)
+	}
+	if a[0].before(p) == 0 {
+		return 0
+	}
+	from, to := 1, end // where it may be
+	at := 1 + guess(p, &a[0], &a[end], end)
+	if a[at].before(p) == 1 {
+		from = at + 1
+		for step := 2; from+step < to; step *= 2 {
+			if a[from+step].before(p) == 0 {
+				to = from + step
+				break
+			}
+			from += step + 1
 		}
-		return from + lowerBound(c.pos[from:to+1], p)
+	} else {
+		to = at
+		for step := 2; to-step >= from; step *= 2 {
+			if a[to-step].before(p) == 1 {
+				from = to - step + 1
+				break
+			}
+			to -= step
+		}
 	}
-	from, to := at, at
-	for step := 2; from > 0 && less(&c.pos[from-1], p) == 0; step *= 2 {
-		from, to = max(from-step, 0), from-1
+	for from < to {
+		half := int(uint(from+to) / 2)
+		if a[half].before(p) == 1 {
+			from = half + 1
+		} else {
+			to = half
+		}
 	}
-	return from + lowerBound(c.pos[from:to+1], p)
+	return from
+}
+
+// lowerBoundIn returns the index in chunk ci of the first position that is not before p, which is behind the chunk before and not behind this
+// one's last.
+func (n *Node) lowerBoundIn(ci int, p *ondisk.Pos) int {
+	pl := &n.index[ci]
+	c, end := pl.c, int(pl.n)-1
+	if ci == 0 {
+		return lowerBound(c.pos[:end], p)
+	}
+	from, to := 0, end
+	at := guess(p, &n.index[ci-1], pl, end+1)
+	if less(&c.pos[at], p) == 1 {
+		from = at + 1
+		for step := 2; from+step < to; step *= 2 {
+			if less(&c.pos[from+step], p) == 0 {
+				to = from + step
+				break
+			}
+			from += step + 1
+		}
+	} else {
+		to = at
+		for step := 2; to-step >= from; step *= 2 {
+			if less(&c.pos[to-step], p) == 1 {
+				from = to - step + 1
+				break
+			}
+			to -= step
+		}
+	}
+	return from + lowerBound(c.pos[from:to], p)
 }
 
 // load sets k to key i. It is what copies a key least: what is built as a result is copied once more.
@@ -143,31 +232,27 @@ func (n *Node) newArena(c *chunk, size int) {
 	c.arena = arena
 }
 
-// addChunk inserts an empty chunk with an arena of the given size as chunk ci. The caller fills it.
+// addChunk inserts an empty chunk with an arena of the given size as chunk ci. The caller fills it, and notes that.
 func (n *Node) addChunk(ci, arenaBytes int) *chunk {
 	c := &chunk{arena: make([]byte, 0, arenaBytes)}
 	n.mem += chunkBytes + cap(c.arena)
-	n.chunks = append(n.chunks, nil)
-	copy(n.chunks[ci+1:], n.chunks[ci:])
-	n.chunks[ci] = c
-	n.maxes = append(n.maxes, ondisk.Pos{})
-	copy(n.maxes[ci+1:], n.maxes[ci:])
+	n.index = append(n.index, place{})
+	copy(n.index[ci+1:], n.index[ci:])
+	n.index[ci] = place{c: c}
 	return c
 }
 
 // dropChunk removes chunk ci.
 func (n *Node) dropChunk(ci int) {
-	c := n.chunks[ci]
+	c := n.index[ci].c
 	n.mem -= chunkBytes + cap(c.arena)
 	if n.last == c {
 		n.last = nil
 	}
-	last := len(n.chunks) - 1
-	copy(n.chunks[ci:], n.chunks[ci+1:])
-	n.chunks[last] = nil
-	n.chunks = n.chunks[:last]
-	copy(n.maxes[ci:], n.maxes[ci+1:])
-	n.maxes = n.maxes[:last]
+	last := len(n.index) - 1
+	copy(n.index[ci:], n.index[ci+1:])
+	n.index[last] = place{}
+	n.index = n.index[:last]
 }
 
 // moveTail moves the keys of src from index from on to the end of dst.

@@ -8,11 +8,11 @@ import (
 
 // Get returns the key at exactly p. Its value must not be changed, and stays as it is whatever happens to the node.
 func (n *Node) Get(p ondisk.Pos) (k ondisk.Key, ok bool) {
-	ci := lowerBound(n.maxes, &p)
-	if ci == len(n.chunks) {
+	ci := n.chunkOf(&p)
+	if ci == len(n.index) {
 		return k, false
 	}
-	c := n.chunks[ci]
+	c := n.index[ci].c
 	i := n.lowerBoundIn(ci, &p)
 	if c.pos[i] != p {
 		return k, false
@@ -31,9 +31,9 @@ type Cursor struct {
 
 // Seek returns a cursor at the first key whose position is not before p.
 func (n *Node) Seek(p ondisk.Pos) Cursor {
-	cur := Cursor{n: n, ci: lowerBound(n.maxes, &p)}
-	if cur.ci < len(n.chunks) {
-		cur.c = n.chunks[cur.ci]
+	cur := Cursor{n: n, ci: n.chunkOf(&p)}
+	if cur.ci < len(n.index) {
+		cur.c = n.index[cur.ci].c
 		cur.i = n.lowerBoundIn(cur.ci, &p)
 	}
 	return cur
@@ -42,15 +42,15 @@ func (n *Node) Seek(p ondisk.Pos) Cursor {
 // First returns a cursor at the first key.
 func (n *Node) First() Cursor {
 	cur := Cursor{n: n}
-	if len(n.chunks) > 0 {
-		cur.c = n.chunks[0]
+	if len(n.index) > 0 {
+		cur.c = n.index[0].c
 	}
 	return cur
 }
 
 // Last returns a cursor at the last key.
 func (n *Node) Last() Cursor {
-	cur := Cursor{n: n, ci: len(n.chunks)}
+	cur := Cursor{n: n, ci: len(n.index)}
 	cur.Prev()
 	return cur
 }
@@ -81,11 +81,11 @@ func (cur *Cursor) Next() {
 
 func (cur *Cursor) nextChunk() {
 	cur.c, cur.i = nil, 0
-	if cur.ci < len(cur.n.chunks) {
+	if cur.ci < len(cur.n.index) {
 		cur.ci++
 	}
-	if cur.ci < len(cur.n.chunks) {
-		cur.c = cur.n.chunks[cur.ci]
+	if cur.ci < len(cur.n.index) {
+		cur.c = cur.n.index[cur.ci].c
 	}
 }
 
@@ -104,7 +104,7 @@ func (cur *Cursor) prevChunk() {
 		cur.ci--
 	}
 	if cur.ci >= 0 {
-		cur.c = cur.n.chunks[cur.ci]
+		cur.c = cur.n.index[cur.ci].c
 		cur.i = cur.c.n - 1
 	}
 }
@@ -113,7 +113,8 @@ func (cur *Cursor) prevChunk() {
 func (n *Node) Keys() iter.Seq[ondisk.Key] {
 	return func(yield func(ondisk.Key) bool) {
 		var k ondisk.Key
-		for _, c := range n.chunks {
+		for ci := range n.index {
+			c := n.index[ci].c
 			for i := range c.n {
 				c.load(i, &k)
 				if !yield(k) {

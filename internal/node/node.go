@@ -4,7 +4,7 @@
 // # Shape
 //
 // Keys lie in chunks of at most 64. A chunk has its positions and the rest of its keys in parallel arrays, and the values in
-// an arena. A search looks at the last positions of all chunks, which are one array, then at the positions of one chunk.
+// an arena. A search looks at the index, an array with the last positions of all chunks, then at the positions of one chunk.
 //
 // # Values
 //
@@ -88,11 +88,10 @@ type Node struct {
 	p      Params
 	packer ondisk.Packer // of p.Format
 
-	chunks []*chunk     // none is empty
-	maxes  []ondisk.Pos // last position of each chunk
-	count  int          // keys
-	live   int          // words of all keys as the format packs them
-	mem    int          // bytes of chunks and arenas
+	index []place // of the chunks, none of which is empty
+	count int     // keys
+	live  int     // words of all keys as the format packs them
+	mem   int     // bytes of chunks and arenas
 
 	last   *chunk // where the last insertion went
 	lastAt int
@@ -156,9 +155,8 @@ func (n *Node) MaxU64s() int { return (n.p.NodeBytes - ondisk.NodeHeaderSize) / 
 
 // MemBytes returns the memory that the node takes.
 func (n *Node) MemBytes() int {
-	const pos, ptr = int(unsafe.Sizeof(ondisk.Pos{})), int(unsafe.Sizeof(uintptr(0)))
-	return int(unsafe.Sizeof(*n)) + n.mem + cap(n.chunks)*ptr +
-		(cap(n.maxes)+cap(n.whiteouts)+cap(n.inFlightWhiteouts))*pos
+	const pos = int(unsafe.Sizeof(ondisk.Pos{}))
+	return int(unsafe.Sizeof(*n)) + n.mem + cap(n.index)*int(unsafe.Sizeof(place{})) + (cap(n.whiteouts)+cap(n.inFlightWhiteouts))*pos
 }
 
 // Written returns how much of the node area is in use, the sectors_written of the pointer to it. It grows with

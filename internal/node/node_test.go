@@ -331,7 +331,7 @@ func TestSplitOverfull(t *testing.T) {
 // Insertions that go up leave full chunks, wherever they start; random ones at least half full ones; deletions put small ones
 // together.
 func TestChunks(t *testing.T) {
-	fill := func(n *Node) float64 { return float64(n.Len()) / float64(len(n.chunks)*chunkKeys) }
+	fill := func(n *Node) float64 { return float64(n.Len()) / float64(len(n.index)*chunkKeys) }
 	up, mid, random := New(testParams(64<<10, 512)), New(testParams(64<<10, 512)), New(testParams(64<<10, 512))
 	for i := range uint64(3000) {
 		mustSet(up, 1, at(i, 0, 0))

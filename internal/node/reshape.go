@@ -115,7 +115,8 @@ func (n *Node) findCuts(cuts []int, lastOK func(ondisk.Pos) bool) ([]int, error)
 // wordsBefore returns how many words the keys before each key take, and all of them.
 func (n *Node) wordsBefore() []int {
 	before := make([]int, 1, n.count+1)
-	for _, c := range n.chunks {
+	for ci := range n.index {
+		c := n.index[ci].c
 		for i := range c.ent[:c.n] {
 			before = append(before, before[len(before)-1]+n.words(&c.ent[i]))
 		}
@@ -173,7 +174,8 @@ func MergedU64s(l, r *Node) int {
 // valueWords returns the words of all values.
 func (n *Node) valueWords() int {
 	words := 0
-	for _, c := range n.chunks {
+	for ci := range n.index {
+		c := n.index[ci].c
 		words += c.live / 8
 	}
 	return words

@@ -94,7 +94,8 @@ func (n *Node) PrepareWrite(p *WriteParams) (Write, error) {
 // packAll appends all keys as they are on disk.
 func (n *Node) packAll(out []byte) []byte {
 	var k ondisk.Key
-	for _, c := range n.chunks {
+	for ci := range n.index {
+		c := n.index[ci].c
 		for i := range c.n {
 			out = n.pack(out, c, i, &k)
 		}
@@ -106,7 +107,8 @@ func (n *Node) packAll(out []byte) []byte {
 func (n *Node) packUnwritten(out []byte) []byte {
 	var k ondisk.Key
 	white := n.whiteouts
-	for _, c := range n.chunks {
+	for ci := range n.index {
+		c := n.index[ci].c
 		if c.unwritten == 0 {
 			continue
 		}
@@ -142,7 +144,8 @@ func (n *Node) packWhiteout(out []byte, p ondisk.Pos) []byte {
 
 // launch puts everything unwritten in flight, in a write up to byte end of the node.
 func (n *Node) launch(end int) {
-	for _, c := range n.chunks {
+	for ci := range n.index {
+		c := n.index[ci].c
 		if c.unwritten == 0 {
 			continue
 		}
@@ -168,7 +171,8 @@ func (n *Node) land(fn func(c *chunk, i int)) {
 	}
 	n.writing = 0
 	if n.inFlight > 0 {
-		for _, c := range n.chunks {
+		for ci := range n.index {
+			c := n.index[ci].c
 			if c.inFlight == 0 {
 				continue
 			}
@@ -208,7 +212,8 @@ func (n *Node) WriteFailed() {
 	if n.written == 0 {
 		// The next write is of the whole node again: there is nothing to delete.
 		n.whiteouts, n.whiteoutWords = n.whiteouts[:0], 0
-		for _, c := range n.chunks {
+		for ci := range n.index {
+			c := n.index[ci].c
 			for i := range c.ent[:c.n] {
 				c.ent[i].flags &^= flagOnDisk
 			}
@@ -217,7 +222,7 @@ func (n *Node) WriteFailed() {
 	for _, p := range n.inFlightWhiteouts {
 		ci, i, found := n.find(&p)
 		if found {
-			n.chunks[ci].ent[i].flags |= flagOnDisk
+			n.index[ci].c.ent[i].flags |= flagOnDisk
 			continue
 		}
 		n.addWhiteout(p)

@@ -3,6 +3,7 @@ package six
 import (
 	"context"
 	"fmt"
+	"runtime"
 )
 
 // Locker takes and releases locks for one transaction, and knows which it holds. It is used by one goroutine at a time. It can be used for
@@ -89,7 +90,7 @@ func (lk *Locker) Lock(ctx context.Context, l *Lock, kind Kind) error {
 	}
 	if have < kind {
 		check(have, kind)
-		if !l.take(have, kind) {
+		if !l.take(have, kind) && !lk.spin(l, have, kind) {
 			if err := lk.sleep(ctx, l, have, kind); err != nil {
 				return err
 			}
@@ -97,6 +98,30 @@ func (lk *Locker) Lock(ctx context.Context, l *Lock, kind Kind) error {
 	}
 	lk.count(i, l, kind)
 	return nil
+}
+
+// spinRounds is how often a lock is looked at before its locker goes to sleep: some microseconds, which is as long as a transaction of a few
+// keys holds what it changes. Falling asleep and being woken takes ten times that, and a lock that is handed over is held all the while.
+const spinRounds = 4000
+
+// manyCores says whether whoever holds a lock can run on while another spins.
+var manyCores = runtime.GOMAXPROCS(0) > 1
+
+// spin tries to take l for a while without queuing. It gives up as soon as anybody waits for the kind, whom it must not overtake.
+func (lk *Locker) spin(l *Lock, have, kind Kind) bool {
+	if !manyCores || lk.graph.Hook != nil {
+		return false
+	}
+	for range spinRounds {
+		s := l.state.Load()
+		if s&waitBit(kind) != 0 {
+			return false
+		}
+		if s&refuse[kind&3] == 0 && l.take(have, kind) {
+			return true
+		}
+	}
+	return false
 }
 
 // TryLock is [Locker.Lock], but reports false where that would wait.
