@@ -2,7 +2,6 @@ package node
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
@@ -27,7 +26,7 @@ func (n *Node) Set(k *ondisk.Key, seq uint64) {
 		return
 	}
 	flags := uint8(flagUnwritten)
-	if len(n.whiteouts) > 0 && n.takeWhiteout(k.Pos) {
+	if n.whiteouts.len() > 0 && n.takeWhiteout(k.Pos) {
 		flags |= flagOnDisk
 	}
 	n.insert(ci, i, k, flags)
@@ -172,7 +171,7 @@ func (n *Node) Delete(p ondisk.Pos, seq uint64) bool {
 
 // settle forgets the sequence numbers of changes that cancelled each other, once nothing is unwritten.
 func (n *Node) settle() {
-	if n.unwritten == 0 && len(n.whiteouts) == 0 {
+	if n.unwritten == 0 && n.whiteouts.len() == 0 {
 		n.seqs = SeqRange{}
 	}
 }
@@ -213,20 +212,14 @@ func (n *Node) mergeChunks(ci int) {
 // addWhiteout notes that the next write has to delete p.
 func (n *Node) addWhiteout(p ondisk.Pos) {
 	n.whiteoutWords += n.whiteoutSize(p)
-	if l := len(n.whiteouts); l == 0 || n.whiteouts[l-1].Less(p) {
-		n.whiteouts = append(n.whiteouts, p)
-		return
-	}
-	n.whiteouts = slices.Insert(n.whiteouts, lowerBound(n.whiteouts, &p), p)
+	n.whiteouts.add(p)
 }
 
 // takeWhiteout removes the whiteout at p, if there is one.
 func (n *Node) takeWhiteout(p ondisk.Pos) bool {
-	i := lowerBound(n.whiteouts, &p)
-	if i == len(n.whiteouts) || n.whiteouts[i] != p {
+	if !n.whiteouts.take(p) {
 		return false
 	}
-	n.whiteouts = slices.Delete(n.whiteouts, i, i+1)
 	n.whiteoutWords -= n.whiteoutSize(p)
 	return true
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
@@ -51,8 +52,10 @@ func (n *Node) Check() error {
 		sum.inFlight += inFlight
 		sum.count += c.n
 	}
-	for i, p := range n.whiteouts {
-		if i > 0 && !n.whiteouts[i-1].Less(p) {
+	whiteouts := slices.Concat(n.whiteouts.main, n.whiteouts.fresh)
+	slices.SortFunc(whiteouts, ondisk.Pos.Compare)
+	for i, p := range whiteouts {
+		if i > 0 && !whiteouts[i-1].Less(p) {
 			return fmt.Errorf("whiteout at %v out of order", p)
 		}
 		if _, ok := n.Get(p); ok {
@@ -76,8 +79,8 @@ func (n *Node) checkState() error {
 		return fmt.Errorf("%d bytes written, in flight up to %d", n.written, n.writing)
 	case n.writing == 0 && (n.inFlight > 0 || len(n.inFlightWhiteouts) > 0 || n.inFlightSeqs != SeqRange{}):
 		return fmt.Errorf("no write in flight, but %d keys, %d whiteouts, %+v", n.inFlight, len(n.inFlightWhiteouts), n.inFlightSeqs)
-	case n.written == 0 && n.writing == 0 && (n.unwritten != n.live || len(n.whiteouts) > 0):
-		return fmt.Errorf("nothing written, but %d of %d words are unwritten, %d whiteouts", n.unwritten, n.live, len(n.whiteouts))
+	case n.written == 0 && n.writing == 0 && (n.unwritten != n.live || n.whiteouts.len() > 0):
+		return fmt.Errorf("nothing written, but %d of %d words are unwritten, %d whiteouts", n.unwritten, n.live, n.whiteouts.len())
 	case n.seqs.Oldest > n.seqs.Newest || n.inFlightSeqs.Oldest > n.inFlightSeqs.Newest:
 		return fmt.Errorf("sequence numbers %+v, in flight %+v", n.seqs, n.inFlightSeqs)
 	case n.written != 0 && !n.Dirty() && n.seqs != SeqRange{}:

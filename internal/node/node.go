@@ -100,8 +100,8 @@ type Node struct {
 	writing int  // where the write in flight ends; 0: none is
 	rewrite bool // may not be appended to
 
-	unwritten     int          // words of unwritten keys
-	whiteouts     []ondisk.Pos // sorted
+	unwritten     int // words of unwritten keys
+	whiteouts     posSet
 	whiteoutWords int
 	seqs          SeqRange // of unwritten keys and whiteouts
 
@@ -153,10 +153,12 @@ func (n *Node) LiveU64s() int { return n.live }
 // MaxU64s returns the words of keys that a node has place for; all but one of them may be used.
 func (n *Node) MaxU64s() int { return (n.p.NodeBytes - ondisk.NodeHeaderSize) / 8 }
 
+const posBytes = int(unsafe.Sizeof(ondisk.Pos{}))
+
 // MemBytes returns the memory that the node takes.
 func (n *Node) MemBytes() int {
-	const pos = int(unsafe.Sizeof(ondisk.Pos{}))
-	return int(unsafe.Sizeof(*n)) + n.mem + cap(n.index)*int(unsafe.Sizeof(place{})) + (cap(n.whiteouts)+cap(n.inFlightWhiteouts))*pos
+	return int(unsafe.Sizeof(*n)) + n.mem + cap(n.index)*int(unsafe.Sizeof(place{})) + n.whiteouts.memBytes() +
+		cap(n.inFlightWhiteouts)*posBytes
 }
 
 // Written returns how much of the node area is in use, the sectors_written of the pointer to it. It grows with
@@ -165,7 +167,7 @@ func (n *Node) Written() ondisk.Sector { return ondisk.Sector(n.written / ondisk
 
 // Dirty reports whether there is something to write that is not in flight already.
 func (n *Node) Dirty() bool {
-	return n.unwritten > 0 || len(n.whiteouts) > 0 || n.written == 0 && n.writing == 0
+	return n.unwritten > 0 || n.whiteouts.len() > 0 || n.written == 0 && n.writing == 0
 }
 
 // InFlight reports whether a write was prepared and has not ended.
@@ -182,7 +184,7 @@ func (n *Node) InFlightSeqs() SeqRange { return n.inFlightSeqs }
 // NoteSeq adds a journal sequence number to the unwritten ones, if anything is unwritten: that of a change made before it
 // was known (with 0), or the one from which on what a changed pointer leads to is reachable.
 func (n *Node) NoteSeq(seq uint64) {
-	if n.unwritten > 0 || len(n.whiteouts) > 0 {
+	if n.unwritten > 0 || n.whiteouts.len() > 0 {
 		n.seqs.Add(seq)
 	}
 }

@@ -106,7 +106,7 @@ func (n *Node) packAll(out []byte) []byte {
 // packUnwritten appends unwritten keys and whiteouts as they are on disk.
 func (n *Node) packUnwritten(out []byte) []byte {
 	var k ondisk.Key
-	white := n.whiteouts
+	white := n.whiteouts.sorted()
 	for ci := range n.index {
 		c := n.index[ci].c
 		if c.unwritten == 0 {
@@ -158,7 +158,7 @@ func (n *Node) launch(end int) {
 		c.unwritten = 0
 		n.inFlight += c.inFlight
 	}
-	n.inFlightWhiteouts, n.whiteouts = n.whiteouts, n.inFlightWhiteouts[:0]
+	n.inFlightWhiteouts = n.whiteouts.clear(n.inFlightWhiteouts)
 	n.inFlightSeqs, n.seqs = n.seqs, SeqRange{}
 	n.unwritten, n.whiteoutWords = 0, 0
 	n.writing = end
@@ -211,7 +211,8 @@ func (n *Node) WriteFailed() {
 	n.inFlightSeqs = SeqRange{}
 	if n.written == 0 {
 		// The next write is of the whole node again: there is nothing to delete.
-		n.whiteouts, n.whiteoutWords = n.whiteouts[:0], 0
+		n.whiteouts.clear(n.whiteouts.main)
+		n.whiteoutWords = 0
 		for ci := range n.index {
 			c := n.index[ci].c
 			for i := range c.ent[:c.n] {
