@@ -101,8 +101,12 @@ func (lk *Locker) Lock(ctx context.Context, l *Lock, kind Kind) error {
 }
 
 // spinRounds is how often a lock is looked at before its locker goes to sleep: some microseconds, which is as long as a transaction of a few
-// keys holds what it changes. Falling asleep and being woken takes ten times that, and a lock that is handed over is held all the while.
-const spinRounds = 4000
+// keys holds what it changes. Falling asleep and being woken takes ten times that, and a lock that is handed over is held all the while. A locker
+// that holds others itself looks less often: who holds the lock may wait for one of these, which only one who sleeps finds out.
+const (
+	spinRounds        = 4000
+	spinRoundsHolding = 500
+)
 
 // manyCores says whether whoever holds a lock can run on while another spins.
 var manyCores = runtime.GOMAXPROCS(0) > 1
@@ -112,7 +116,11 @@ func (lk *Locker) spin(l *Lock, have, kind Kind) bool {
 	if !manyCores || lk.graph.Hook != nil {
 		return false
 	}
-	for range spinRounds {
+	rounds := spinRounds
+	if len(lk.holds) > 0 {
+		rounds = spinRoundsHolding
+	}
+	for range rounds {
 		s := l.state.Load()
 		if s&waitBit(kind) != 0 {
 			return false
