@@ -50,11 +50,10 @@ func (t *Triggers) countPointer(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.A
 		*counter = uint32(int64(*counter) + sectors)
 		return refCounted, nil
 	}
-	err := bucketError(tx, id, dev, b, a, owner, msg)
 	if sectors > 0 {
-		return refIgnored, err
+		return refIgnored, refuse(tx, id, dev, b, a, owner, msg)
 	}
-	t.report(err)
+	t.report(bucketError(tx, id, dev, b, a, owner, msg))
 	if id == "bucket_sector_count_overflow" {
 		return refCounted, nil
 	}
@@ -68,6 +67,82 @@ const maxOwners = 4
 func bucketError(tx Tx, id string, dev *Device, b ondisk.Bucket, a *ondisk.Alloc, owner Owner, msg string) error {
 	return &BucketError{ID: id, Dev: dev.Index, Bucket: b, Gen: a.Gen, Type: a.DataType, Msg: msg, Owner: owner,
 		Others: otherOwners(tx, dev, b, owner)}
+}
+
+// refuse is bucketError for a change that does not happen, with all owners: some may be known to the write buffer only, and then the error
+// demands a restart.
+func refuse(tx Tx, id string, dev *Device, b ondisk.Bucket, a *ondisk.Alloc, owner Owner, msg string) error {
+	if err := flushBuffered(tx); err != nil {
+		return err
+	}
+	return bucketError(tx, id, dev, b, a, owner, msg)
+}
+
+// witness is implemented by transactions that know who has a part in a contradiction.
+type witness interface {
+	// FlushBuffered demands a restart if buffered updates may not be in their btrees yet.
+	FlushBuffered() error
+	// Updates calls fn for all pending updates that are not buffered, until it returns false.
+	Updates(fn func(btree ondisk.BtreeID, level uint8, k *ondisk.Key) (more bool))
+	// Buffered returns the pending buffered update of a position, if there is one.
+	Buffered(btree ondisk.BtreeID, p ondisk.Pos) (k ondisk.Key, ok bool)
+}
+
+func flushBuffered(tx Tx) error {
+	if w, ok := tx.(witness); ok {
+		return w.FlushBuffered()
+	}
+	return nil
+}
+
+// checkBackpointer catches a pointer that comes into a bucket which nobody fills although another key points to the same place (invariant I9).
+// Pieces of a key that is cut come this way too: then the backpointer of the whole goes with the same transaction. Whoever fills a bucket has
+// claimed it.
+func (t *Triggers) checkBackpointer(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.Alloc, p *ondisk.DecodedPtr, owner Owner) error {
+	w, ok := tx.(witness)
+	if !ok || t.cfg.Claims == nil || !t.indexTrusted() || t.cfg.Claims.Claim(dev.Index, b) != NotClaimed {
+		return nil
+	}
+	pos := backpointerPos(p)
+	if _, pending := w.Buffered(ondisk.BtreeBackpointers, pos); pending {
+		return nil
+	}
+	if err := w.FlushBuffered(); err != nil {
+		return err
+	}
+	k, ok, err := tx.Get(ondisk.BtreeBackpointers, pos, 0)
+	if err != nil || !ok {
+		return err
+	}
+	bp, err := ondisk.DecodeBackpointer(k)
+	if err != nil || bp.Btree == owner.Btree && bp.Level == owner.Level && bp.Pos == owner.Pos {
+		return err
+	}
+	return refuse(tx, "duplicate_backpointer", dev, b, a, owner, fmt.Sprintf("sector %d has an owner already", p.Offset))
+}
+
+// pendingOwner returns the key with a pointer into a bucket that the transaction is going to insert, else what stands for a change of the alloc key.
+func pendingOwner(tx Tx, dev *Device, b ondisk.Bucket, typeU64s ondisk.ExtentTypeU64s) Owner {
+	owner := allocOwner(dev, b)
+	w, ok := tx.(witness)
+	if !ok {
+		return owner
+	}
+	w.Updates(func(btree ondisk.BtreeID, level uint8, k *ondisk.Key) bool {
+		ptrs, _, err := ondisk.AppendExtentPtrs(nil, k, typeU64s)
+		if err != nil || ptrBytes(k) == nil {
+			return true
+		}
+		for i := range ptrs {
+			p := &ptrs[i]
+			if at, _ := dev.Bucket(p.Offset); p.Dev == dev.Index && at == b {
+				owner = Owner{Btree: btree, Level: level, Pos: k.Pos, Type: k.Type, Sector: p.Offset, Sectors: ptrDiskSectors(k.Size, p)}
+				return false
+			}
+		}
+		return true
+	})
+	return owner
 }
 
 // allocOwner stands for a change of a bucket's alloc key of which it is not known what it is made for.

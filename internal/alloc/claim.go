@@ -151,6 +151,9 @@ func (a *Allocator) checkStale(tx Tx, c *candidate, k *ondisk.Alloc, r *bucketRe
 
 // tripwire makes the error of a bucket that would get a second owner, and reports it.
 func (a *Allocator) tripwire(tx Tx, c *candidate, k *ondisk.Alloc, r *bucketRequest, id, msg string) error {
+	if err := flushBuffered(tx); err != nil {
+		return err
+	}
 	owners, err := a.ownersOf(tx, c.dev, c.bucket, 2)
 	if err != nil {
 		return err

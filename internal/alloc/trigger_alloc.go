@@ -99,7 +99,7 @@ func (t *Triggers) checkClaim(tx Tx, dev *Device, b ondisk.Bucket, was, a *ondis
 	default:
 		return nil
 	}
-	return bucketError(tx, id, dev, b, was, allocOwner(dev, b), fmt.Sprintf("%s: %d sectors become %d", msg, allocTotal(was), allocTotal(a)))
+	return refuse(tx, id, dev, b, was, pendingOwner(tx, dev, b, t.cfg.ExtentTypeU64s), fmt.Sprintf("%s: %d sectors become %d", msg, allocTotal(was), allocTotal(a)))
 }
 
 // accountBucket counts a bucket for its device by what it holds.

@@ -149,6 +149,11 @@ func (t *Triggers) extentPointer(tx Tx, btree ondisk.BtreeID, level uint8, k *on
 	case res == refStale:
 		return true, nil
 	case res == refCounted:
+		if sign > 0 && !p.Cached && !p.HasStripe && !a.DataType.IsEmpty() {
+			if err := t.checkBackpointer(tx, dev, b, &a, p, owner); err != nil {
+				return false, err
+			}
+		}
 		a.DataType = derivedType(&a, typ)
 		if err := SetAlloc(tx, p.Dev, b, &a, 0); err != nil {
 			return false, err

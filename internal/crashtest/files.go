@@ -119,7 +119,11 @@ func (w *fileWorker) step(ctx context.Context) error {
 	for i := range ops {
 		sectors += uint64(ops[i].space.Sectors)
 	}
-	if promise, err = w.rw.Space.Reserve(sectors, 1, alloc.ReserveNoFail); err != nil {
+	switch promise, err = w.rw.Space.Reserve(sectors, 1, 0); {
+	case isFull(err):
+		w.full.Add(1)
+		return nil
+	case err != nil:
 		return err
 	}
 	defer promise.Put()

@@ -225,3 +225,28 @@ func TestFullDisk(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The smallest journal that format makes, 8 buckets of 16 KiB, carries the work of many: who fills it waits, and what empties it does not.
+func TestSmallJournal(t *testing.T) {
+	engine.NoLeaks(t)
+	ctx := t.Context()
+	defer crashtest.Watch(t.Name())()
+	for seed := *faultSeed; seed < *faultSeed+uint64(*faultRuns); seed++ {
+		mems := format(t, crashtest.Geometry{DeviceBytes: 8 << 20, BucketBytes: 16 << 10, NodeBytes: 16 << 10})
+		devs, _ := faulty(mems)
+		rw, err := crashtest.OpenRW(ctx, devs, engine.WriteOptions{}, t.Logf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rw.Abandon()
+		var h crashtest.History
+		f := crashtest.Files{Count: 200, MaxSectors: 40, FlushEvery: 8, Workers: 4}
+		if err := f.Run(ctx, rw, &h, seed, 2000); err != nil {
+			t.Fatalf("seed %d: after %d transactions: %v", seed, h.Len(), err)
+		}
+		closeRW(t, rw)
+		if err := (&crashtest.Recovery{Timeline: h.End()}).CheckEnd(ctx, mems); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+	}
+}

@@ -58,6 +58,8 @@ type RW struct {
 	clocks   [2]atomic.Uint64 // sectors read and written
 	trusted  atomic.Bool
 
+	keyVersion atomic.Uint64 // the last one given out
+
 	ctx    context.Context // of workers
 	stop   context.CancelFunc
 	failed atomic.Pointer[error]
@@ -277,6 +279,10 @@ func (rw *RW) makeStore(sb *ondisk.Superblock, plan *journalPlan) error {
 	return nil
 }
 
+// NewKeyVersion returns a version that no key had before, for an extent whose data is encrypted: the nonce is made of it. It costs nothing to take
+// one and not use it.
+func (rw *RW) NewKeyVersion() ondisk.Version { return ondisk.Version{Lo: rw.keyVersion.Add(1)} }
+
 func (rw *RW) isAncestor(a, b uint32) bool { return rw.Snapshots.IsAncestor(a, b) }
 
 // readNode reads a node for the store.
@@ -289,7 +295,7 @@ func (rw *RW) readNode(ctx context.Context, id ondisk.BtreeID, level uint8, ptr 
 	return n, err
 }
 
-// writeNode writes a part of a node to all its replicas.
+// writeNode writes a part of a node to all its replicas. If that fails for some of them it says which, so that the node goes on without these.
 func (rw *RW) writeNode(ctx context.Context, addrs []ondisk.NodeAddr, off ondisk.Sector, buf []byte) error {
 	errs := make([]error, len(addrs))
 	var wg sync.WaitGroup
@@ -307,14 +313,35 @@ func (rw *RW) writeNode(ctx context.Context, addrs []ondisk.NodeAddr, off ondisk
 	write(0)
 	wg.Wait()
 	rw.clocks[1].Add(uint64(len(buf)/ondisk.SectorSize) * uint64(len(addrs)))
-	return errors.Join(errs...)
+	var lost []ondisk.NodeAddr
+	for i, err := range errs {
+		if err != nil {
+			lost = append(lost, addrs[i])
+			errs[i] = fmt.Errorf("device %d, sector %d: %w", addrs[i].Dev, addrs[i].Sector+off, err)
+		}
+	}
+	err := errors.Join(errs...)
+	if len(lost) > 0 && len(lost) < len(addrs) {
+		return &trans.ReplicasError{Lost: lost, Err: err}
+	}
+	return err
 }
 
 func (rw *RW) trigger(tx *trans.Tx, id ondisk.BtreeID, level uint8, old, k *ondisk.Key, flags trans.UpdateFlags) error {
 	if !alloc.HasTransactional(id, level) {
 		return nil
 	}
-	return rw.Triggers.Run(tx, id, level, old, k, flags)
+	err := rw.Triggers.Run(tx, id, level, old, k, flags)
+	if errors.Is(err, alloc.ErrInconsistent) {
+		rw.inconsistent(err)
+	}
+	return err
+}
+
+// inconsistent ends all writing as metadata contradicts itself: whatever is built on it could be wrong too.
+func (rw *RW) inconsistent(err error) {
+	rw.fail(err)
+	rw.Journal.Halt(err)
 }
 
 func (rw *RW) atomic(id ondisk.BtreeID, level uint8, old, k *ondisk.Key, seq uint64) {
@@ -354,7 +381,9 @@ func (rw *RW) count(tx *trans.Tx, deltas []trans.Delta) {
 		}
 	}
 	promise, _ := tx.Attached().(*alloc.Reservation)
-	rw.Space.Commit(&total, promise)
+	if over := rw.Space.Commit(&total, promise); over > 0 && promise != nil {
+		rw.message("a transaction made the usage grow by %d sectors more than it had been promised", over)
+	}
 }
 
 // fail ends all writing. Reading goes on.
@@ -396,14 +425,14 @@ func (rw *RW) makeAllocator(sb *ondisk.Superblock) (err error) {
 		BlockSectors: uint32(sb.BlockSize), NodeSectors: nodeSectors, ExtentTypeU64s: sb.ExtentTypeU64s(),
 		BackpointerShift: sb.BackpointerShift(),
 		NodeReplicas:     int(option(sb, "metadata_replicas")), NodeReplicasRequired: 1, NodeTarget: uint16(option(sb, "metadata_target")),
-		SaveBitmap: rw.saveBitmap, ForceEarly: rw.wopts.NoFreespace, OnInconsistent: rw.fail, Logf: rw.message, Hook: rw.wopts.Hook,
+		SaveBitmap: rw.saveBitmap, ForceEarly: rw.wopts.NoFreespace, OnInconsistent: rw.inconsistent, Logf: rw.message, Hook: rw.wopts.Hook,
 	}, rw.wopts.AllocOptions...)
 	if err != nil {
 		return err
 	}
 	rw.Triggers, err = alloc.NewTriggers(alloc.TriggerConfig{
 		Version: sb.Version, Devices: rw.Devices, NodeSectors: nodeSectors, ExtentTypeU64s: sb.ExtentTypeU64s(), Clock: rw.clock,
-		Claims: rw.Alloc, Snapshots: snapshotTree{rw.Snapshots}, IndexTrusted: rw.trusted.Load, Report: rw.fail, Became: rw.Alloc.Became,
+		Claims: rw.Alloc, Snapshots: snapshotTree{rw.Snapshots}, IndexTrusted: rw.trusted.Load, Report: rw.inconsistent, Became: rw.Alloc.Became,
 	})
 	if err != nil {
 		return err
@@ -497,8 +526,8 @@ func (rw *RW) makeJournal(sb *ondisk.Superblock, plan *journalPlan) error {
 		FlushDelay:   time.Duration(option(sb, "journal_flush_delay")) * time.Millisecond,
 		ReclaimDelay: time.Duration(option(sb, "journal_reclaim_delay")) * time.Millisecond,
 	}
-	keyVersion := rw.FS.Journal.KeyVersion + plan.keyVersionAdd
-	cfg.KeyVersion = func() uint64 { return keyVersion }
+	rw.keyVersion.Store(rw.FS.Journal.KeyVersion + plan.keyVersionAdd)
+	cfg.KeyVersion = rw.keyVersion.Load
 	for id, r := range rw.FS.Journal.Roots {
 		if r.Key.Type != ondisk.KeyDeleted {
 			cfg.Roots = append(cfg.Roots, ondisk.JsetEntry{Type: ondisk.JsetBtreeRoot, BtreeID: id, Level: r.Level,

@@ -42,7 +42,7 @@ func (v *Volume) sectorsIn(tx *trans.Tx, inum, start, end uint64) (n uint64, err
 
 // WriteOptions say how data is written.
 type WriteOptions struct {
-	Checksum   checksum.Type // None: without
+	Checksum   checksum.Type // None: without; else data is encrypted if the filesystem is
 	Replicas   int           // 0: as the filesystem has it
 	WritePoint alloc.WritePoint
 	Tail       uint64 // how many bytes at the end of the last block are not part of the file if it ends there
@@ -69,6 +69,11 @@ func (v *Volume) writePiece(ctx context.Context, inum, block, blocks uint64, o *
 	}
 	maxBlocks := max(1, 128/v.blockS) // so that it fits a crc32 entry
 	want := min(blocks, maxBlocks)
+	promise, err := v.RW.Space.Reserve(want*v.blockS, replicas, 0)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer promise.Put()
 	var al alloc.Allocation
 	req := alloc.Request{Sectors: uint32(want * v.blockS), DataType: ondisk.DataUser, WritePoint: o.WritePoint, Replicas: replicas}
 	if err := v.RW.Alloc.AllocSectors(ctx, &req, &al); err != nil {
@@ -77,7 +82,12 @@ func (v *Volume) writePiece(ctx context.Context, inum, block, blocks uint64, o *
 	defer al.Done(ctx)
 	n = uint64(al.Sectors) / v.blockS
 	content := v.contents.Add(n) - n
-	val, err := v.put(ctx, &al, content, o.Checksum)
+	var version ondisk.Version
+	if v.RW.Key != nil && o.Checksum != checksum.None {
+		version = v.RW.NewKeyVersion()
+		o.Checksum = checksum.ChaCha20Poly1305_80
+	}
+	val, err := v.put(ctx, &al, content, o.Checksum, version)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -86,8 +96,9 @@ func (v *Volume) writePiece(ctx context.Context, inum, block, blocks uint64, o *
 		c.size -= o.Tail
 	}
 	start, end := block*v.blockS, (block+n)*v.blockS
-	k := ondisk.Key{Type: ondisk.KeyExtent, Pos: v.pos(inum, end), Size: uint32(end - start), Val: val}
+	k := ondisk.Key{Type: ondisk.KeyExtent, Pos: v.pos(inum, end), Size: uint32(end - start), Version: version, Val: val}
 	seq, err = v.update(ctx, &c, func(tx *trans.Tx) error {
+		tx.Attach(&promise)
 		in, err := v.inode(tx, inum)
 		if err != nil {
 			return err
@@ -104,16 +115,22 @@ func (v *Volume) writePiece(ctx context.Context, inum, block, blocks uint64, o *
 	return n, seq, err
 }
 
-// put writes data to all places of an allocation and returns the value of the extent.
-func (v *Volume) put(ctx context.Context, al *alloc.Allocation, content uint64, csum checksum.Type) (val []byte, err error) {
+// nonceOf is the nonce of an extent's data that is neither compressed nor a part of other data.
+func nonceOf(v ondisk.Version) crypt.Nonce { return crypt.ExtentNonceOf(v.Hi, v.Lo, 0, 0, 0) }
+
+// put writes data to all places of an allocation, encrypted if that is part of its checksum, and returns the value of the extent.
+func (v *Volume) put(ctx context.Context, al *alloc.Allocation, content uint64, csum checksum.Type, version ondisk.Version) (val []byte, err error) {
 	buf := make([]byte, uint64(al.Sectors)*ondisk.SectorSize)
 	for off := uint64(0); off < uint64(len(buf)); off += v.blockB {
 		fill(buf[off:off+v.blockB], content)
 		content++
 	}
+	if csum.IsEncryption() {
+		v.RW.Key.XOR(nonceOf(version), buf)
+	}
 	if csum != checksum.None {
 		crc := ondisk.CRC{CompressedSize: al.Sectors, UncompressedSize: al.Sectors, Csum: csum}
-		if crc.Sum, err = checksum.Compute(csum, nil, crypt.Nonce{}, buf); err != nil {
+		if crc.Sum, err = checksum.Compute(csum, v.RW.Key, nonceOf(version), buf); err != nil {
 			return nil, err
 		}
 		typ, ok := crc.EntryType()

@@ -7,7 +7,6 @@ import (
 	"maps"
 
 	"github.com/go-bcachefs/bcachefs/internal/codec/checksum"
-	"github.com/go-bcachefs/bcachefs/internal/codec/crypt"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 	"github.com/go-bcachefs/bcachefs/internal/trans"
 )
@@ -86,13 +85,16 @@ func (v *Volume) read(ctx context.Context, tx *trans.Tx, inum uint64) (map[uint6
 				return nil, err
 			}
 			if ptrs[i].HasCRC {
-				sum, err := checksum.Compute(ptrs[i].CRC.Csum, nil, crypt.Nonce{}, stored)
+				sum, err := checksum.Compute(ptrs[i].CRC.Csum, v.RW.Key, nonceOf(k.Version), stored)
 				if err != nil {
 					return nil, err
 				}
 				if sum != ptrs[i].CRC.Sum {
 					return nil, fmt.Errorf("extent that ends at %v: checksum of what is at %d:%d is %v, want %v", k.Pos, ptrs[i].Dev, ptrs[i].Offset, sum, ptrs[i].CRC.Sum)
 				}
+			}
+			if ptrs[i].CRC.Csum.IsEncryption() {
+				v.RW.Key.XOR(nonceOf(k.Version), stored)
 			}
 			data := stored[ptrs[i].CRC.Offset*ondisk.SectorSize:]
 			for n := range uint64(k.Size) / v.blockS {

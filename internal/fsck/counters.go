@@ -137,6 +137,9 @@ func (c *checker) checkCounters(ctx context.Context, n *counters, skip func(t on
 		return err
 	}
 	c.checkMissingCounters(n, skip)
+	if c.inumsOff > 0 {
+		c.note("%d inodes, the first of them %d, have counters of extents and sectors that are not theirs: nothing relies on these", c.inumsOff, c.inumOff)
+	}
 	return nil
 }
 
@@ -151,7 +154,15 @@ func (c *checker) checkCounter(k *ondisk.Key, a *ondisk.AccountingPos, want valu
 	}
 }
 
+// mismatch tells of a counter that is not what was counted. Those of inodes are no error: no driver compares or uses them, and that of 6.12 adds what
+// it finds in its journal to them once more (bch2_accounting_read leaves out what it does not keep in memory).
 func (c *checker) mismatch(pos ondisk.Pos, a *ondisk.AccountingPos, got, want values, nr int) {
+	if a.Type == ondisk.AccountingInum {
+		if c.inumsOff++; c.inumsOff == 1 {
+			c.inumOff = a.Inum
+		}
+		return
+	}
 	text := func(v values) string { return strings.Trim(fmt.Sprint(v[:nr]), "[]") }
 	c.at(idAccountingMismatch, ondisk.BtreeAccounting, 0, pos, "add the difference", "accounting mismatch for %s: got %s should be %s",
 		c.counterName(a), text(got), text(want))

@@ -209,6 +209,9 @@ type checker struct {
 	kept    int
 	keys    uint64 // looked at by the pass at work
 	noted   map[string]bool
+
+	inumsOff int    // inodes whose counters are wrong
+	inumOff  uint64 // the first
 }
 
 // Check runs the passes on a filesystem. The error is the context's or [ErrMemory], and then the report tells how far it came.

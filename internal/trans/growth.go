@@ -35,6 +35,12 @@ func (s *Store) grow(ctx context.Context, b *bnode, p ondisk.Pos, n int, w journ
 	g := growth{reshape: reshape{s: s, tree: b.tree, watermark: raise(w)}, level: b.level, at: p, words: n}
 	defer g.release()
 	s.interior.throttle(w)
+	if w < journal.WatermarkReclaim {
+		// What reclaim needs of a journal that is low is not for those who fill it.
+		if err := s.journal.WaitSpace(ctx, w); err != nil {
+			return err
+		}
+	}
 	return s.run(ctx, g.watermark, false, g.try)
 }
 

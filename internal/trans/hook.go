@@ -8,9 +8,16 @@ import (
 // A Fault is a protection that is switched off, to show what it is good for. Nothing but tests and the demonstration of the race set any.
 type Fault uint8
 
-// FaultNoSlotRule makes iterators that go over the leaves of a cached btree lock a position's slot only if it is filled: what they read
-// where it is empty may change at any moment.
-const FaultNoSlotRule Fault = 1 << iota
+// Faults, and the invariants of package alloc that they break.
+const (
+	// FaultNoSlotRule makes iterators that go over the leaves of a cached btree lock a position's slot only if it is filled: what they read
+	// where it is empty may change at any moment (I6).
+	FaultNoSlotRule Fault = 1 << iota
+	// FaultNoWriteThrough keeps keys that are created or deleted in the key cache: an iterator over the leaves does not know of them (I7).
+	FaultNoWriteThrough
+	// FaultFillUnlocked gives up a slot while it is filled from its leaf: it may be changed meanwhile (I7).
+	FaultFillUnlocked
+)
 
 // A Point is a place in a transaction between whose neighbours anything may happen.
 type Point string
@@ -48,6 +55,27 @@ func (c *keyCache) isFilled(btree ondisk.BtreeID, p ondisk.Pos) bool {
 	s := sh.slots[at]
 	return s != nil && s.key.Load() != nil
 }
+
+// fillUnlocked is [Tx.fill] of an empty slot with [FaultFillUnlocked].
+func (tx *Tx) fillUnlocked(s *slot) (ondisk.Key, error) {
+	kind := tx.locker.Holds(&s.lock)
+	tx.locker.UnlockAllOf(&s.lock)
+	k, err := tx.leafKey(s.at.btree, s.at.pos)
+	if err != nil {
+		return k, err
+	}
+	tx.hook(PointFill, s.at.btree, s.at.pos)
+	if err := tx.lock(&s.lock, kind); err != nil || k.Type == ondisk.KeyDeleted {
+		return k, err
+	}
+	kept := k.Clone()
+	if s.key.Swap(&kept) == nil {
+		tx.s.keys.gained()
+	}
+	return k, nil
+}
+
+func (s *Store) broken(f Fault) bool { return s.cfg.Faults&f != 0 }
 
 // LockPlace says what one of the store's locks is for: the slot of a position in the key cache, or the node whose last position it is.
 // It looks at everything in memory, which is for traces; ok is false if it is not found.

@@ -2,7 +2,9 @@ package trans
 
 import (
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 	"github.com/go-bcachefs/bcachefs/internal/six"
@@ -57,6 +59,73 @@ func TestSlotRule(t *testing.T) {
 				t.Error("another lock was found")
 			}
 		})
+	}
+}
+
+// Keys that come and go are known to the leaves at once (I7).
+func TestWriteThrough(t *testing.T) {
+	for _, fault := range []Fault{0, FaultNoWriteThrough} {
+		w := newWorld(t, func(c *Config) { c.Faults = fault })
+		pos := ondisk.Pos{Inode: 1, Offset: 7}
+		for _, k := range []ondisk.Key{cookie(pos, 1), {Pos: pos}} {
+			w.update(func(tx *Tx) error { return tx.Update(ondisk.BtreeAlloc, k, 0) })
+			b, err := w.s.find(t.Context(), &w.s.trees[ondisk.BtreeAlloc], 0, pos)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, there := b.keys.Get(pos); there != (k.Type != ondisk.KeyDeleted && fault == 0) {
+				t.Errorf("faults %d: after a key of type %v the leaf has one: %v", fault, k.Type, there)
+			}
+		}
+	}
+}
+
+// While a slot is being filled from its leaf nobody changes it (I7): else what was read there would hide the change.
+func TestFillExcludesWriters(t *testing.T) {
+	for _, fault := range []Fault{0, FaultFillUnlocked} {
+		pos := ondisk.Pos{Inode: 1, Offset: 7}
+		var w *world
+		var armed atomic.Bool
+		written := make(chan error, 1)
+		w = newWorld(t, func(c *Config) {
+			c.Faults = fault
+			c.Hook = func(_ *Tx, p Point, _ ondisk.BtreeID, at ondisk.Pos) {
+				if p != PointFill || at != pos || !armed.CompareAndSwap(true, false) {
+					return
+				}
+				waits := w.s.graph.Stats().Waits
+				go func() {
+					written <- w.s.Update(t.Context(), func(tx *Tx) error { return tx.Update(ondisk.BtreeAlloc, cookie(pos, 2), 0) })
+				}()
+				for len(written) == 0 && w.s.graph.Stats().Waits == waits {
+					time.Sleep(time.Millisecond)
+				}
+			}
+		})
+		w.update(func(tx *Tx) error { return tx.Update(ondisk.BtreeAlloc, cookie(pos, 1), 0) })
+		get := func() (v uint64) {
+			err := w.s.View(t.Context(), func(tx *Tx) error {
+				k, _, err := tx.Get(ondisk.BtreeAlloc, pos, 0)
+				if err == nil {
+					v, err = ondisk.DecodeCookie(k)
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+		armed.Store(true)
+		if v := get(); v != 1 {
+			t.Errorf("faults %d: read %d", fault, v)
+		}
+		if err := <-written; err != nil {
+			t.Fatal(err)
+		}
+		if lost := get() != 2; lost != (fault != 0) {
+			t.Errorf("faults %d: the change is lost: %v", fault, lost)
+		}
 	}
 }
 

@@ -188,6 +188,9 @@ func (tx *Tx) fill(s *slot) (ondisk.Key, error) {
 		s.used.Store(true)
 		return *k, nil
 	}
+	if tx.s.broken(FaultFillUnlocked) {
+		return tx.fillUnlocked(s)
+	}
 	k, err := tx.leafKey(s.at.btree, s.at.pos)
 	if err != nil || k.Type == ondisk.KeyDeleted {
 		return k, err

@@ -28,6 +28,7 @@ const (
 	restartDeadlock     = restart("would_deadlock")
 	restartSplit        = restart("split_race")
 	restartJournal      = restart("journal_res_get_blocked")
+	restartFlushed      = restart("write_buffer_flushed")
 	restartReplicas     = restart("replicas entry was not listed")
 	restartCommitFailed = restart("commit was not possible at once")
 )
@@ -87,6 +88,7 @@ type Tx struct {
 	trigger  struct{ old, new ondisk.Key } // that are shown to triggers
 
 	attached  any
+	flushed   bool // [Tx.FlushBuffered] has done it
 	watermark journal.Watermark
 	restarts  int
 	seq       uint64 // of the commit
@@ -315,7 +317,7 @@ const maxRestarts = 10000
 
 func (s *Store) begin(ctx context.Context, w journal.Watermark, write bool) *Tx {
 	tx := s.txs.Get().(*Tx)
-	tx.ctx, tx.watermark, tx.write, tx.restarts = ctx, w, write, 0
+	tx.ctx, tx.watermark, tx.write, tx.restarts, tx.flushed = ctx, w, write, 0, false
 	tx.locker.Renew()
 	tx.hook(PointBegin, 0, ondisk.Pos{})
 	return tx
@@ -425,12 +427,31 @@ func (tx *Tx) prepare(u *update) error {
 
 // lockThrough locks the leaf too if an update of a cached key creates or deletes it: it is written through.
 func (tx *Tx) lockThrough(u *update) error {
-	if u.slot == nil || u.node != nil || u.old.Type != ondisk.KeyDeleted && u.key.Type != ondisk.KeyDeleted {
+	if u.slot == nil || u.node != nil || u.old.Type != ondisk.KeyDeleted && u.key.Type != ondisk.KeyDeleted || tx.s.broken(FaultNoWriteThrough) {
 		return nil
 	}
 	b, err := tx.lockNode(&tx.s.trees[u.btree], 0, u.key.Pos, six.Intent)
 	u.node = b
 	return err
+}
+
+// Updates calls fn for what the transaction is going to change, but for buffered updates, until fn returns false. The keys must not be changed.
+func (tx *Tx) Updates(fn func(btree ondisk.BtreeID, level uint8, k *ondisk.Key) bool) {
+	for i := range tx.updates {
+		if u := &tx.updates[i]; !fn(u.btree, u.level, &u.key) {
+			return
+		}
+	}
+}
+
+// Buffered returns the pending buffered update of a position, if there is one.
+func (tx *Tx) Buffered(btree ondisk.BtreeID, p ondisk.Pos) (k ondisk.Key, ok bool) {
+	for i := range tx.buffered {
+		if b := &tx.buffered[i]; b.btree == btree && b.key.Pos == p {
+			return b.key, true
+		}
+	}
+	return k, false
 }
 
 // UpdateBuffered queues an update that is blind to what is there, through the write buffer. The transaction keeps k.Val.

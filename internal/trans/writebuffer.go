@@ -223,6 +223,21 @@ func (w *writeBuffer) flushLeaf(ctx context.Context, keys []wbKey) (n int, err e
 	return n, err
 }
 
+// FlushBuffered makes sure that the buffered updates of others are in their btrees, for a transaction that has to know all of them: the first time
+// it brings them there and asks for a restart. For transactions that others may wait for when room is made, those above [journal.WatermarkNormal],
+// it does nothing.
+func (tx *Tx) FlushBuffered() error {
+	if tx.flushed || tx.watermark > journal.WatermarkNormal {
+		return nil
+	}
+	tx.flushed = true
+	tx.unlock()
+	if err := tx.s.FlushWriteBuffer(tx.ctx); err != nil {
+		return err
+	}
+	return restartFlushed
+}
+
 // FlushWriteBuffer brings all buffered updates to their btrees that were committed before.
 func (s *Store) FlushWriteBuffer(ctx context.Context) error {
 	if err := s.journal.Deliver(ctx); err != nil {
