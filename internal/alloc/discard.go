@@ -136,7 +136,7 @@ func (a *Allocator) discardBucket(ctx context.Context, d *DevSpace, b ondisk.Buc
 		}
 	}
 	a.hook(ctx, PointDiscarded, d.Index, b)
-	err = a.cfg.Engine.Update(ctx, WatermarkReclaim, func(tx Tx) error {
+	err = a.cfg.Engine.Update(ctx, WatermarkBtree, func(tx Tx) error {
 		k, err := GetAlloc(tx, d.Index, b, ForUpdate)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -224,6 +225,39 @@ func (w *Writer) DropPin(p *Pin) {
 	if p.seq.Load() != 0 {
 		w.changePin(func(s *pinSet) { s.drop(p) })
 	}
+}
+
+// stuck is [ErrStuck] with what holds the oldest entry.
+func (w *Writer) stuck() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.pins
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	front := s.front.Load()
+	if front == s.back {
+		return ErrStuck
+	}
+	e := s.at(front)
+	var held [NumPinKinds]int
+	for kind, p := range e.pins {
+		for ; p != nil; p = p.next {
+			held[kind]++
+		}
+	}
+	asked := 0
+	for p := e.flushed; p != nil; p = p.next {
+		held[p.kind]++
+		asked++
+	}
+	var b strings.Builder
+	for kind, n := range held {
+		if n > 0 {
+			fmt.Fprintf(&b, ", %d of kind %v", n, PinKind(kind))
+		}
+	}
+	return fmt.Errorf("%w: the oldest entry is %d of up to %d, on disk up to %d; it has %d pins%s (%d were asked to go); %v", ErrStuck, front, w.cur.Load(),
+		w.seqOndisk.Load(), e.count, b.String(), asked, w.space)
 }
 
 // PinSeq is [Pin.Seq].

@@ -186,7 +186,7 @@ func (w *Writer) WaitSpace(ctx context.Context, wm Watermark) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-stuck.arm(hopeless, progress, w.cfg.StuckAfter):
-			w.Halt(ErrStuck)
+			w.Halt(w.stuck())
 		}
 	}
 }
