@@ -49,7 +49,7 @@ func (e *testEngine) View(ctx context.Context, fn func(tx Tx) error) error {
 }
 
 func (e *testEngine) Update(ctx context.Context, w Watermark, fn func(tx Tx) error) error {
-	if w == WatermarkReclaim && e.failing.Load() {
+	if w == WatermarkBtree && e.failing.Load() {
 		return errTestEngine
 	}
 	e.update.Lock()

@@ -136,7 +136,7 @@ func TestDriverCases(t *testing.T) {
 		c := driverCases[i]
 		t.Run(c.name, func(t *testing.T) {
 			ours, r := ourNames(t, devices)
-			if r.Clean() || c.want != "" && ours[c.want] == 0 {
+			if r.Clean() != (c.want == "") || c.want != "" && ours[c.want] == 0 {
 				t.Errorf("found %v, want %q", ours, c.want)
 			}
 		})

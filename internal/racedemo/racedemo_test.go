@@ -134,6 +134,7 @@ func TestTimeline(t *testing.T) {
 			{0, "opens bucket 1: it is not open any more", Danger},
 			{0, "writes its data to bucket 1", Plain},
 			{0, "the write is done", Plain},
+			{0, "starts its transaction again", Pause}, // to see in the backpointers whose the bucket is
 			{0, "commit REFUSED: bucket 1 is not free", Caught},
 			{0, "releases bucket 1", Plain},
 		}},
