@@ -3,6 +3,7 @@
 # make bench   benchmarks (BENCH=regexp, PKG=./internal/data)
 # make fuzz    each fuzz target for FUZZTIME (30s; PKG=./internal/ondisk)
 # make matrix  every format option in the virtual machine with the real driver, some ten minutes
+# make stress  the allocator under load for STRESSTIME (1h), with the race detector; then both checks
 # make lint    gofmt, vet, staticcheck
 # make spin    the model of the allocator's protocol, all verdicts (models/README.md)
 # make build   ./gobcachefs, a static binary
@@ -13,6 +14,7 @@ PKG      ?= ./...
 BENCH    ?= .
 FUZZTIME ?= 30s
 TIMEOUT  ?= 20m
+STRESSTIME ?= 1h
 DEMO     ?= testdata/golden/damaged/damage-base.img.zst
 
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@latest
@@ -23,7 +25,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .ONESHELL:
 .SILENT:
-.PHONY: matrix run test bench fuzz lint build clean gofmt vet cross race fuse spin
+.PHONY: matrix stress run test bench fuzz lint build clean gofmt vet cross race fuse spin
 
 run: build fuse
 	mkdir -p dist mnt
@@ -76,6 +78,10 @@ fuzz:
 matrix:
 	echo "== every option, with the real driver"
 	BCACHEFS_VM_MATRIX=1 $(GO) test -count=1 -timeout $(TIMEOUT) -run 'EveryOption|Matrix' . ./internal/engine
+
+stress:
+	echo "== many goroutines and the early allocator, for $(STRESSTIME)"
+	CGO_ENABLED=1 BCACHEFS_KERNEL_VM=require $(GO) test -race -count=1 -timeout 0 -v -run 'TestLong$$' ./internal/engine -engine.long $(STRESSTIME)
 
 lint: gofmt vet
 	echo "== staticcheck"

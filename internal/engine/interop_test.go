@@ -261,3 +261,45 @@ func (s *stress) turn(paths []string, n uint64) {
 		}
 	}
 }
+
+// Many goroutines allocate, write, overwrite and free for as long as -engine.long says, with the early allocator carrying all of it: filled to the
+// brim, half emptied, worked on, closed or crashed, again and again. Then both checks find nothing. `make stress` runs it for an hour under the race detector.
+func TestLong(t *testing.T) {
+	if *stressLong == 0 {
+		t.Skip("it goes on for as long as -engine.long says: see make stress")
+	}
+	sh := shape("early allocator", nil, 96)
+	sh.NoFreespace = true
+	s := newStress(t, sh)
+	var ops, full, buckets, verified int64
+	start := time.Now()
+	for round := uint64(0); time.Since(start) < *stressLong; round++ {
+		v := s.open()
+		w := enginetest.Work{Seed: *stressSeed + round*10, Goroutines: 8, Ops: 400, SyncEvery: 40, MaxBlocks: 60, Verify: true, Full: true}
+		for _, kind := range []int{0, 1, 2, 0, 1, 2} {
+			w.Grow, w.Shrink, w.Seed = kind == 0, kind == 1, w.Seed+1
+			d := s.run(v, w)
+			ops += d.Ops
+			verified += d.Verified
+			if d.Full {
+				full++
+			}
+		}
+		buckets += int64(v.RW.Alloc.Stats().Opened)
+		if round%3 == 2 {
+			v.RW.Abandon()
+		} else {
+			s.close(v)
+		}
+		s.check()
+		if round%10 == 0 {
+			t.Logf("%v: %d operations, full %d times, %d buckets opened, %d files verified", time.Since(start).Round(time.Second), ops, full, buckets, verified)
+		}
+	}
+	t.Logf("%v: %d operations, full %d times, %d buckets opened, %d files verified", time.Since(start).Round(time.Second), ops, full, buckets, verified)
+	path := filepath.Join(t.TempDir(), "long.img")
+	if err := enginetest.SaveDevice(t.Context(), s.disks.Devices[0], path); err != nil {
+		t.Fatal(err)
+	}
+	kernelvm.MustBeClean(t, [][]string{{path}}, kernelvm.CheckOptions{ReadWrite: true})
+}

@@ -18,6 +18,7 @@ import (
 
 var (
 	stressOps  = flag.Int("engine.ops", 250, "operations of each goroutine and round of the stress tests")
+	stressLong = flag.Duration("engine.long", 0, "how long TestLong goes on")
 	stressSeed = flag.Uint64("engine.seed", 1, "seed of the stress tests")
 )
 

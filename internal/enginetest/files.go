@@ -60,10 +60,8 @@ func NewVolume(ctx context.Context, rw *engine.RW, h *History) (*Volume, error) 
 	})
 	if err == nil && h != nil { // inode numbers of what a crash undid are not used again either: a history is easier to read so
 		h.mu.Lock()
-		for i := range h.base {
-			v.next.Store(max(v.next.Load(), h.base[i].inum))
-			v.contents.Store(max(v.contents.Load(), h.base[i].content+h.base[i].end-h.base[i].block))
-		}
+		v.next.Store(max(v.next.Load(), h.inum))
+		v.contents.Store(h.content)
 		h.mu.Unlock()
 	}
 	return v, err

@@ -66,6 +66,16 @@ func newState() *state {
 	return s
 }
 
+func (s *state) clone() *state {
+	c := &state{inodes: make(map[uint64]*inode, len(s.inodes)), files: slices.Clone(s.files), dirs: slices.Clone(s.dirs), place: maps.Clone(s.place)}
+	for inum, in := range s.inodes {
+		i := *in
+		i.entries, i.blocks, i.xattrs = maps.Clone(in.entries), maps.Clone(in.blocks), maps.Clone(in.xattrs)
+		c.inodes[inum] = &i
+	}
+	return c
+}
+
 func (s *state) list(inum uint64) {
 	l := s.listOf(inum)
 	s.place[inum] = len(*l)
@@ -139,8 +149,12 @@ type History struct {
 	Foreign []string
 
 	mu      sync.Mutex
-	base    []change // in the order of commits
+	start   *state   // what every state from now on stands on; nil: a filesystem that was just made
+	gone    int      // changes that led there
+	base    []change // since then, in the order of commits
 	live    *state
+	inum    uint64 // the greatest that was used
+	content uint64 // the next that was not
 	durable atomic.Uint64
 }
 
@@ -152,6 +166,10 @@ func (h *History) committed(c change, seq uint64) {
 	c.seq = seq
 	h.mu.Lock()
 	h.base = append(h.base, c)
+	h.inum = max(h.inum, c.inum)
+	if c.kind == kindWrite {
+		h.content = max(h.content, c.content+c.end-c.block)
+	}
 	h.live.apply(&c)
 	h.mu.Unlock()
 }
@@ -173,23 +191,25 @@ func (h *History) Acknowledged() uint64 { return h.durable.Load() }
 func (h *History) Len() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.base)
+	return h.gone + len(h.base)
 }
 
-// Recovered forgets all transactions behind a sequence number: a crash undid them.
+// Recovered forgets all transactions behind a sequence number, as a crash undid them. What is left cannot be undone any more.
 func (h *History) Recovered(seq uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.base = slices.DeleteFunc(h.base, func(c change) bool { return c.seq > seq })
 	h.live = h.stateAt(seq)
-	if h.durable.Load() > seq {
-		h.durable.Store(seq)
-	}
+	h.start, h.gone, h.base = h.live.clone(), h.gone+len(h.base), nil
+	h.durable.Store(seq)
 }
 
 // stateAt returns what is in the filesystem after the transactions up to a sequence number. h.mu is held.
 func (h *History) stateAt(seq uint64) *state {
 	s := newState()
+	if h.start != nil {
+		s = h.start.clone()
+	}
 	for i := range h.base {
 		if h.base[i].seq <= seq {
 			s.apply(&h.base[i])
@@ -202,7 +222,7 @@ func (h *History) stateAt(seq uint64) *state {
 func (h *History) At() *History {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	c := &History{Foreign: h.Foreign, base: slices.Clone(h.base)}
+	c := &History{Foreign: h.Foreign, start: h.start, gone: h.gone, base: slices.Clone(h.base), inum: h.inum, content: h.content}
 	c.live = c.stateAt(^uint64(0))
 	c.durable.Store(h.durable.Load())
 	return c
