@@ -142,7 +142,7 @@ func BenchmarkEngine(b *testing.B) {
 
 // inOrder overwrites or deletes the key behind the last one.
 func (k *worker) inOrder(del bool) {
-	k.pos[0], k.del = k.last.Next(), del
+	k.pos[0], k.del = benchPos(k.last.Offset+1), del // in the same snapshot: another would see none of the keys
 	k.do(k.w.s.Update, k.update)
 	if !k.ok {
 		k.last = ondisk.PosMin
