@@ -194,7 +194,7 @@ func mergedFormat(l, r *Node) ondisk.Format {
 // CanMerge reports whether two neighbours below the same parent are small enough to become one node. It is cheap where they
 // clearly are not.
 func CanMerge(l, r *Node) bool {
-	return l.live+r.live <= l.splitAbove() && MergedU64s(l, r) <= l.mergeUpTo()
+	return l.live+r.live <= l.mergeUpTo()*5/4 && MergedU64s(l, r) <= l.mergeUpTo() // a common format is hardly ever that much smaller
 }
 
 // Merge returns a new node with the keys and the range of two neighbours, of the greater generation and one more. l and r are
