@@ -36,7 +36,7 @@ func on(sizes ...int64) []bcachefs.FormatDevice {
 
 func durability(n int) *int { return &n }
 
-// formatCases have many options each, so that one boot tries most there are.
+// formatCases have many options each, so that one boot tries all there are.
 func formatCases() []formatCase {
 	labelled := on(64, 64, 128)
 	labelled[0].Label, labelled[0].Discard, labelled[0].BucketBytes = "ssd.a", true, 64<<10
@@ -52,13 +52,31 @@ func formatCases() []formatCase {
 		{"plain", on(64), bcachefs.FormatOptions{}},
 		{"targets", labelled, bcachefs.FormatOptions{Label: "a filesystem", Options: map[string]string{
 			"foreground_target": "ssd", "promote_target": "ssd", "background_target": "hdd", "metadata_target": "ssd",
-			"metadata_replicas": "2", "data_checksum": "xxhash", "metadata_checksum": "xxhash"}}},
+			"metadata_replicas": "2", "data_replicas": "2", "metadata_replicas_required": "2", "data_replicas_required": "2",
+			"data_checksum": "xxhash", "metadata_checksum": "xxhash", "erasure_code": "1"}}},
 		{"durability", cached, bcachefs.FormatOptions{Options: map[string]string{"errors": "ro", "data_checksum": "none",
-			"background_compression": "lz4", "str_hash": "crc64", "metadata_checksum": "crc64", "gc_reserve_percent": "12"}}},
+			"background_compression": "lz4", "str_hash": "crc64", "metadata_checksum": "crc64", "gc_reserve_percent": "12", "root_reserve_percent": "10",
+			"allocator_stuck_timeout": "5"}}},
 		{"small", on(32), bcachefs.FormatOptions{SuperblockBytes: 256 << 10, Encrypted: true, Options: map[string]string{
 			"block_size": "512", "btree_node_size": "16k", "encoded_extent_max": "16k", "compression": "gzip:9",
 			"inodes_32bit": "0", "shard_inode_numbers": "0", "usrquota": "1", "grpquota": "1", "prjquota": "1", "acl": "0"}}},
-		{"old", on(64), bcachefs.FormatOptions{Version: "1.4", Options: map[string]string{"nocow": "1", "metadata_checksum": "none"}}},
+		{"old", on(64), bcachefs.FormatOptions{Version: "1.4", Options: map[string]string{"nocow": "1", "metadata_checksum": "none",
+			"inodes_use_key_cache": "0", "journal_transaction_names": "0", "gc_reserve_bytes": "4M"}}},
+	}
+}
+
+// Each option has another value than the default in one of the filesystems that every run gives to the driver.
+func TestFormatCases(t *testing.T) {
+	tried := map[string]bool{}
+	for _, c := range formatCases() {
+		for name := range c.opts.Options {
+			tried[name] = true
+		}
+	}
+	for _, name := range bcachefs.FormatOptionNames() {
+		if !tried[name] {
+			t.Errorf("no filesystem has %s", name)
+		}
 	}
 }
 
