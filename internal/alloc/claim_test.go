@@ -358,6 +358,17 @@ func TestOneClaim(t *testing.T) {
 			t.Errorf("points: %s", got)
 		}
 	})
+	// An early allocator that claims by itself is told by its points.
+	var p pauses
+	a, _ := newTestAllocator(t, testConfig{devs: []testDevice{{buckets: 64, size: 64, early: true}}, cfg: Config{Hook: p.hook}, options: []Option{WithFaults(FaultNoRecheck)}})
+	var al Allocation
+	if err := a.AllocSectors(task(t.Context(), "x"), userRequest(64), &al); err != nil {
+		t.Fatal(err)
+	}
+	al.Done(task(t.Context(), "x"))
+	if got := strings.Join(p.seen, ", "); strings.Contains(got, "claim:locked") {
+		t.Errorf("points of a claim that does not look again: %s", got)
+	}
 }
 
 // TestTripwire is about I9: buckets whose state contradicts itself.
