@@ -532,7 +532,8 @@ func (tx *Tx) Lookup(btree ondisk.BtreeID, pos ondisk.Pos, flags IterFlags) (ond
 // committed state only, fills no slots of key caches and gives up its locks as it moves on: whoever decides on what
 // it was told reads it again with [Tx.Get]. In btrees of extents the keys are those that cover slots from … to, whole.
 //
-// With [Slots] fn is also called for holes: with a key of type deleted at the hole's first slot, and the first position behind the hole.
+// With [Slots] fn is also called for holes: with a key of type deleted at the hole's first slot, and the first position behind the hole. A hole
+// that goes over several leaves is told of in pieces.
 func (tx *Tx) Scan(btree ondisk.BtreeID, from, to ondisk.Pos, flags ReadFlags,
 	fn func(k ondisk.Key, holeEnd ondisk.Pos) (more bool, err error)) error {
 	it := Iter{}
@@ -549,11 +550,24 @@ func (tx *Tx) Scan(btree ondisk.BtreeID, from, to ondisk.Pos, flags ReadFlags,
 		end = n
 	}
 	for {
-		k, ok, err := it.PeekMax(end)
+		last := end
+		if flags&Slots != 0 && !it.extents { // a hole is told of while its leaf is locked: nothing comes into being there
+			ok, err := it.at(it.pos)
+			if err != nil {
+				return err
+			}
+			if ok && it.leaf.max.Less(last) {
+				last = it.leaf.max
+			}
+		}
+		k, ok, err := it.PeekMax(last)
 		if err != nil {
 			return err
 		}
 		start := behind(to)
+		if last.Less(to) {
+			start = behind(last)
+		}
 		if ok {
 			start = k.Pos
 			if it.extents {
@@ -566,7 +580,12 @@ func (tx *Tx) Scan(btree ondisk.BtreeID, from, to ondisk.Pos, flags ReadFlags,
 			}
 		}
 		if !ok {
-			return nil
+			if !last.Less(end) {
+				return nil
+			}
+			next = start
+			it.Seek(next)
+			continue
 		}
 		if more, err := fn(k, ondisk.Pos{}); !more || err != nil {
 			return err

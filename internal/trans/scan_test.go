@@ -54,3 +54,48 @@ func TestScanHoles(t *testing.T) {
 		t.Errorf("all extents: %s", got)
 	}
 }
+
+// A hole is told of while the leaf that it is in is locked: nothing can come into being there until the scan moves on.
+func TestScanHoldsHoles(t *testing.T) {
+	w := newWorld(t, nil)
+	const n = 3000 // in several leaves
+	at := func(i uint64) ondisk.Pos { return ondisk.Pos{Inode: 1, Offset: i} }
+	for i := range uint64(n) {
+		w.update(func(tx *Tx) error { return tx.Update(ondisk.BtreeBucketGens, cookie(at(i), i), 0) })
+	}
+	for i := uint64(100); i < n-100; i++ {
+		w.update(func(tx *Tx) error { return tx.Update(ondisk.BtreeBucketGens, ondisk.Key{Pos: at(i)}, 0) })
+		if i%2 == 1 { // they stay apart
+			w.s.merges.drain()
+		}
+	}
+	pieces, next := 0, at(0)
+	err := w.s.View(t.Context(), func(tx *Tx) error {
+		return tx.Scan(ondisk.BtreeBucketGens, at(0), at(2*n), Slots, func(k ondisk.Key, holeEnd ondisk.Pos) (bool, error) {
+			if k.Pos != next {
+				t.Errorf("%v comes where %v should", k.Pos, next)
+			}
+			if next = k.Pos.NextSlot(); k.Type != ondisk.KeyDeleted {
+				return true, nil
+			}
+			pieces++
+			next = holeEnd
+			for _, p := range []ondisk.Pos{k.Pos, at(holeEnd.Offset - 1)} {
+				b, err := w.s.find(t.Context(), &w.s.trees[ondisk.BtreeBucketGens], 0, p)
+				if err != nil {
+					return false, err
+				}
+				if w.free(&b.lock) {
+					t.Errorf("the leaf of %v is not locked while the hole from %v to %v is shown", p, k.Pos, holeEnd)
+				}
+			}
+			return true, nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pieces < 2 || next != at(2*n).NextSlot() {
+		t.Errorf("%d pieces up to %v", pieces, next)
+	}
+}
