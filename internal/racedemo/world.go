@@ -56,6 +56,7 @@ type filesystem struct {
 	clock    atomic.Uint64
 	tripped  func(error)         // told of contradictions
 	freed    func(ondisk.Bucket) // told of buckets that became free, in the atomic part of a commit
+	flushing bool                // a task is flushing the write buffer
 }
 
 // hooks are what a run puts into the parts.
@@ -150,17 +151,34 @@ func (f *filesystem) trigger(tx *trans.Tx, id ondisk.BtreeID, level uint8, old, 
 	if !alloc.HasTransactional(id, level) {
 		return nil
 	}
-	return f.triggers.Run(tx, id, level, old, k, flags)
+	return f.triggers.Run(demoTx{tx, f}, id, level, old, k, flags)
+}
+
+// demoTx is a transaction that does not wait for another task's flush of the write buffer: that is a mutex, of which the explorer knows nothing. The
+// error of a contradiction may leave out an owner then.
+type demoTx struct {
+	*trans.Tx
+	f *filesystem
+}
+
+// FlushBuffered hides that of the transaction. One task runs at a time.
+func (tx demoTx) FlushBuffered() error {
+	if tx.f.flushing {
+		return nil
+	}
+	tx.f.flushing = true
+	defer func() { tx.f.flushing = false }()
+	return tx.Tx.FlushBuffered()
 }
 
 // View implements [alloc.Engine].
 func (f *filesystem) View(ctx context.Context, fn func(tx alloc.Tx) error) error {
-	return f.store.View(ctx, func(tx *trans.Tx) error { return fn(tx) })
+	return f.store.View(ctx, func(tx *trans.Tx) error { return fn(demoTx{tx, f}) })
 }
 
 // Update implements [alloc.Engine].
 func (f *filesystem) Update(ctx context.Context, w alloc.Watermark, fn func(tx alloc.Tx) error) error {
-	return f.store.UpdateAt(ctx, w, func(tx *trans.Tx) error { return fn(tx) })
+	return f.store.UpdateAt(ctx, w, func(tx *trans.Tx) error { return fn(demoTx{tx, f}) })
 }
 
 // Durable implements [alloc.Engine].
@@ -174,6 +192,8 @@ func (f *filesystem) FlushWriteBuffer(ctx context.Context) error {
 	if err := f.journal.Flush(ctx); err != nil {
 		return err
 	}
+	f.flushing = true
+	defer func() { f.flushing = false }()
 	return f.store.FlushWriteBuffer(ctx)
 }
 
