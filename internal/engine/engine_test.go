@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -68,8 +69,8 @@ func TestIsAncestor(t *testing.T) {
 			nodes[id] = ondisk.Snapshot{Parent: parent}
 		}
 		s, problems := newSnapshots(nodes)
-		if problems != nil || s.dense != (seed%2 == 0) {
-			t.Fatalf("seed %d: dense %v, problems %v", seed, s.dense, problems)
+		if dense := s.table.Load().dense; problems != nil || dense != (seed%2 == 0) {
+			t.Fatalf("seed %d: dense %v, problems %v", seed, dense, problems)
 		}
 		for _, id := range ids {
 			if s.Orphan(id) {
@@ -117,6 +118,48 @@ func TestBrokenSnapshots(t *testing.T) {
 	}
 	if n != 5 || s.Len() != 5 {
 		t.Errorf("%d snapshots", n)
+	}
+}
+
+// Snapshots come, go and get other parents while others ask: what is not touched stays related throughout.
+func TestUpdateSnapshots(t *testing.T) {
+	nodes := map[uint32]ondisk.Snapshot{1000: {}, 900: {Parent: 1000}, 800: {Parent: 900}}
+	s, _ := newSnapshots(nodes)
+	stop := make(chan struct{})
+	done := make(chan bool)
+	go func() {
+		ok := true
+		for {
+			select {
+			case <-stop:
+				done <- ok
+				return
+			default:
+				ok = ok && s.IsAncestor(1000, 800) && !s.IsAncestor(800, 900) && !s.Orphan(800) && s.HasChildren(1000)
+			}
+		}
+	}()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		changes := map[uint32]*ondisk.Snapshot{}
+		for range 1 + rnd.IntN(3) {
+			id := 1 + uint32(rnd.IntN(60))
+			delete(nodes, id)
+			changes[id] = nil
+			if rnd.IntN(3) > 0 {
+				n := ondisk.Snapshot{Parent: []uint32{1000, 900, 800, id + uint32(rnd.IntN(20))}[rnd.IntN(4)], Tree: rnd.Uint32()}
+				nodes[id], changes[id] = n, &n
+			}
+		}
+		s.Update(changes)
+		want, _ := newSnapshots(nodes)
+		if got, want := s.table.Load(), want.table.Load(); !reflect.DeepEqual(got, want) {
+			t.Fatalf("after %v: %+v, want %+v", changes, got, want)
+		}
+	}
+	close(stop)
+	if !<-done {
+		t.Error("a relation that was not touched was not seen")
 	}
 }
 

@@ -733,7 +733,4 @@ func (t snapshotTree) Parent(id uint32) uint32 {
 
 func (t snapshotTree) IsAncestor(a, d uint32) bool { return t.s.IsAncestor(a, d) }
 
-func (t snapshotTree) HasChildren(id uint32) bool {
-	n, ok := t.s.Get(id)
-	return ok && n.Children[0] != 0
-}
+func (t snapshotTree) HasChildren(id uint32) bool { return t.s.HasChildren(id) }

@@ -5,17 +5,28 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
 // Snapshots is the table of all snapshot nodes, made for tests of ancestry.
 //
-// Each node has an interval [in, out] of a depth-first numbering; a node is below another exactly if its interval lies within
-// the other's. A Snapshots does not change any more once it was built.
+// Its methods are safe for concurrent use. Those that read take no locks: each looks at the table as some [Snapshots.Update] left it.
 type Snapshots struct {
+	table  atomic.Pointer[snapshotTable]
+	update sync.Mutex // one makes a new table at a time
+}
+
+// snapshotTable is one state of the table; it does not change any more once it was built.
+//
+// Each node has an interval [in, out] of a depth-first numbering; a node is below another exactly if its interval lies within
+// the other's.
+type snapshotTable struct {
 	ids   []uint32 // descending: parents before their children
 	nodes []snapshotNode
 	dense bool // node i has id MaxUint32-i: the usual case, as ids are given out downwards
@@ -33,20 +44,62 @@ const maxSnapshots = 1 << 24
 // newSnapshots builds the table. Parents that cannot be (smaller ids, unknown ones) are reported and make roots: what follows
 // is free of cycles.
 func newSnapshots(found map[uint32]ondisk.Snapshot) (*Snapshots, []string) {
-	s := &Snapshots{ids: make([]uint32, 0, len(found)), nodes: make([]snapshotNode, 0, len(found))}
+	t := &snapshotTable{ids: make([]uint32, 0, len(found)), nodes: make([]snapshotNode, 0, len(found))}
 	for id := range found {
-		s.ids = append(s.ids, id)
+		t.ids = append(t.ids, id)
 	}
-	slices.SortFunc(s.ids, func(a, b uint32) int { return cmp.Compare(b, a) })
-	var problems []string
+	slices.SortFunc(t.ids, func(a, b uint32) int { return cmp.Compare(b, a) })
+	for _, id := range t.ids {
+		t.add(found[id])
+	}
+	problems := t.link()
+	s := new(Snapshots)
+	s.table.Store(t)
+	return s, problems
+}
+
+// Update changes nodes of the table, all at once: those that are nil are gone. It takes time in proportion to the size of the table, and does
+// not wait for anybody but others who do the same.
+func (s *Snapshots) Update(changes map[uint32]*ondisk.Snapshot) {
+	s.update.Lock()
+	defer s.update.Unlock()
+	old := s.table.Load()
+	t := &snapshotTable{ids: make([]uint32, 0, len(old.ids)+len(changes)), nodes: make([]snapshotNode, 0, len(old.ids)+len(changes))}
+	changed := slices.SortedFunc(maps.Keys(changes), func(a, b uint32) int { return cmp.Compare(b, a) })
+	for i := 0; i < len(old.ids) || len(changed) > 0; {
+		switch {
+		case len(changed) == 0 || i < len(old.ids) && old.ids[i] > changed[0]:
+			t.ids = append(t.ids, old.ids[i])
+			t.nodes = append(t.nodes, snapshotNode{Snapshot: old.nodes[i].Snapshot})
+			i++
+		default:
+			if i < len(old.ids) && old.ids[i] == changed[0] {
+				i++
+			}
+			if n := changes[changed[0]]; n != nil {
+				t.ids = append(t.ids, changed[0])
+				t.add(*n)
+			}
+			changed = changed[1:]
+		}
+	}
+	t.link()
+	s.table.Store(t)
+}
+
+// add appends a node.
+func (s *snapshotTable) add(n ondisk.Snapshot) {
+	n.Tail = nil // would keep its btree node in memory
+	s.nodes = append(s.nodes, snapshotNode{Snapshot: n})
+}
+
+// link finds what each node needs to know of the others; it reports parents that cannot be.
+func (s *snapshotTable) link() (problems []string) {
 	children := make([][]int32, len(s.ids))
 	var roots []int32
 	s.dense = true
 	for i, id := range s.ids {
 		s.dense = s.dense && id == math.MaxUint32-uint32(i)
-		n := snapshotNode{Snapshot: found[id]}
-		n.Tail = nil // would keep its btree node in memory
-		s.nodes = append(s.nodes, n)
 	}
 	for i, id := range s.ids { // parents come first
 		parent := s.nodes[i].Parent
@@ -69,11 +122,11 @@ func newSnapshots(found map[uint32]ondisk.Snapshot) (*Snapshots, []string) {
 		}
 	}
 	s.number(roots, children)
-	return s, problems
+	return problems
 }
 
 // number gives out the intervals, without recursion: trees may be as deep as they have nodes.
-func (s *Snapshots) number(roots []int32, children [][]int32) {
+func (s *snapshotTable) number(roots []int32, children [][]int32) {
 	type frame struct{ node, child int32 }
 	var clock uint32
 	var stack []frame
@@ -98,7 +151,7 @@ func (s *Snapshots) number(roots []int32, children [][]int32) {
 }
 
 // index returns where id is, or -1.
-func (s *Snapshots) index(id uint32) int {
+func (s *snapshotTable) index(id uint32) int {
 	if s.dense {
 		if i := int(math.MaxUint32 - id); i < len(s.ids) {
 			return i
@@ -128,36 +181,47 @@ func (s *Snapshots) IsAncestor(a, d uint32) bool {
 	if a < d {
 		return false
 	}
-	ai, di := s.index(a), s.index(d)
+	t := s.table.Load()
+	ai, di := t.index(a), t.index(d)
 	if ai < 0 || di < 0 {
 		return false
 	}
-	return s.nodes[ai].in <= s.nodes[di].in && s.nodes[di].out <= s.nodes[ai].out
+	return t.nodes[ai].in <= t.nodes[di].in && t.nodes[di].out <= t.nodes[ai].out
+}
+
+// HasChildren reports whether there are nodes below a snapshot.
+func (s *Snapshots) HasChildren(id uint32) bool {
+	t := s.table.Load()
+	i := t.index(id)
+	return i >= 0 && t.nodes[i].out-t.nodes[i].in > 1
 }
 
 // Orphan reports whether not all ancestors of a snapshot are known, because it or one of them is not in the table.
 func (s *Snapshots) Orphan(id uint32) bool {
-	i := s.index(id)
-	return i < 0 || s.nodes[i].orphan
+	t := s.table.Load()
+	i := t.index(id)
+	return i < 0 || t.nodes[i].orphan
 }
 
 // Get returns a snapshot node.
 func (s *Snapshots) Get(id uint32) (ondisk.Snapshot, bool) {
-	i := s.index(id)
+	t := s.table.Load()
+	i := t.index(id)
 	if i < 0 {
 		return ondisk.Snapshot{}, false
 	}
-	return s.nodes[i].Snapshot, true
+	return t.nodes[i].Snapshot, true
 }
 
 // Len is the number of snapshot nodes.
-func (s *Snapshots) Len() int { return len(s.ids) }
+func (s *Snapshots) Len() int { return len(s.table.Load().ids) }
 
-// All yields all nodes by ascending id.
+// All yields all nodes by ascending id, as they are when it begins.
 func (s *Snapshots) All() iter.Seq2[uint32, ondisk.Snapshot] {
 	return func(yield func(uint32, ondisk.Snapshot) bool) {
-		for i, id := range slices.Backward(s.ids) {
-			if !yield(id, s.nodes[i].Snapshot) {
+		t := s.table.Load()
+		for i, id := range slices.Backward(t.ids) {
+			if !yield(id, t.nodes[i].Snapshot) {
 				return
 			}
 		}
