@@ -75,7 +75,7 @@ func (tx *Tx) overwrite(btree ondisk.BtreeID, old ondisk.Key, start, end ondisk.
 			return err
 		}
 	}
-	return tx.set(btree, right, flags|exact)
+	return tx.set(btree, right, flags|Exact)
 }
 
 // setPiece inserts a piece of old at an end of its own. Where descendants overwrote old, they must not come to see the piece.
@@ -107,7 +107,7 @@ func (tx *Tx) setPiece(btree ondisk.BtreeID, old, piece ondisk.Key, flags Update
 			it.Advance()
 		}
 	}
-	return tx.set(btree, piece, flags|exact)
+	return tx.set(btree, piece, flags|Exact)
 }
 
 // hide makes a position show nothing in its snapshot: by deleting the key there, or by a whiteout if an ancestor's would appear.
@@ -124,7 +124,7 @@ func (tx *Tx) hide(btree ondisk.BtreeID, p ondisk.Pos, foreign bool, flags Updat
 			k.Type = ondisk.KeyWhiteout
 		}
 	}
-	return tx.set(btree, k, flags|exact)
+	return tx.set(btree, k, flags|Exact)
 }
 
 // ancestorShows reports whether at the slot of p an ancestor of its snapshot has a key that would be seen if p itself had none.
@@ -188,7 +188,7 @@ func (tx *Tx) updateSet(btree ondisk.BtreeID, k ondisk.Key, flags UpdateFlags) e
 				start.Offset, k.Pos.Offset, k.Size = lo, hi, uint32(hi-lo)
 				end = k.Pos
 				if old.Pos != k.Pos {
-					if err := tx.set(btree, ondisk.Key{Pos: old.Pos}, flags|exact); err != nil {
+					if err := tx.set(btree, ondisk.Key{Pos: old.Pos}, flags|Exact); err != nil {
 						return err
 					}
 				}
@@ -202,7 +202,7 @@ func (tx *Tx) updateSet(btree ondisk.BtreeID, k ondisk.Key, flags UpdateFlags) e
 	if k.Type == ondisk.KeyDeleted {
 		return nil
 	}
-	return tx.set(btree, k, flags|exact)
+	return tx.set(btree, k, flags|Exact)
 }
 
 // sameClass reports whether two offsets of the btree freespace belong to the same distance of generations, which the top byte says.

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -30,6 +31,49 @@ func snapshotIsAncestor(a, b uint32) bool {
 
 // files is what each snapshot sees: a number for each sector, 0 for a hole.
 type files map[uint32]*[extentSectors]uint64
+
+// An exact update leaves alone what it overlaps, whosever it is.
+func TestExactExtents(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.IsAncestor = snapshotIsAncestor })
+	at := func(end uint64, snapshot uint32) ondisk.Pos {
+		return ondisk.Pos{Inode: 1, Offset: end, Snapshot: snapshot}
+	}
+	key := func(end uint64, snapshot, size uint32) ondisk.Key {
+		return ondisk.Key{Type: ondisk.KeyCookie, Pos: at(end, snapshot), Size: size, Val: make([]byte, 8)}
+	}
+	update := func(flags UpdateFlags, keys ...ondisk.Key) {
+		t.Helper()
+		err := w.s.Update(t.Context(), func(tx *Tx) error {
+			for _, k := range keys {
+				if err := tx.Update(ondisk.BtreeExtents, k, flags); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	update(0, key(64, 10, 64))
+	update(0, key(32, 8, 16)) // cuts that of 10, and hides the middle
+	update(Exact, ondisk.Key{Pos: at(32, 8)}, key(32, 5, 16))
+	var got []string
+	err := w.s.View(t.Context(), func(tx *Tx) error {
+		it := tx.Iter(ondisk.BtreeExtents, at(0, 0), AllSnapshots|NotExtents)
+		for k, ok, err := it.Peek(); ok || err != nil; k, ok, err = it.Next() {
+			if err != nil {
+				return err
+			}
+			got = append(got, fmt.Sprintf("%v %d:%d+%d", k.Type, k.Pos.Snapshot, k.Start().Offset, k.Size))
+		}
+		return nil
+	})
+	want := []string{"cookie 10:0+16", "cookie 5:16+16", "cookie 10:16+16", "cookie 10:32+32"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+}
 
 // extentModel writes extents to a file in snapshots that are taken as it goes, and to a plain array for each.
 type extentModel struct {

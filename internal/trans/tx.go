@@ -56,8 +56,10 @@ const (
 	NoTriggers UpdateFlags = 1 << iota
 	// BucketInvalidate is for the trigger of the alloc btree: the bucket's cached pointers become stale.
 	BucketInvalidate
+	// Exact sets or deletes the key at exactly its position also in btrees of extents: nothing that it overlaps is cut. It is for keys of
+	// snapshots that nobody sees any more, and for what takes a key's place without being of another size.
+	Exact
 
-	exact   // an extent is stored as it is: nothing it overlaps is cut
 	applied // a pointer: the node has it already, only the journal is to get it
 )
 
@@ -370,7 +372,7 @@ func (tx *Tx) Update(btree ondisk.BtreeID, k ondisk.Key, flags UpdateFlags) erro
 	if !tx.write {
 		return fmt.Errorf("btree %v: update of %v in a transaction that only reads", btree, k.Pos)
 	}
-	if btree.Has(ondisk.BtreeIsExtents) && flags&exact == 0 {
+	if btree.Has(ondisk.BtreeIsExtents) && flags&Exact == 0 {
 		return tx.updateExtent(btree, k, flags)
 	}
 	return tx.set(btree, k, flags)
