@@ -54,25 +54,26 @@ func (t *Triggers) inode(tx Tx, s *scratch, old, k *ondisk.Key) error {
 		delta--
 	}
 	s.account(tx, ondisk.AccountingPos{Type: ondisk.AccountingNrInodes}, int64(delta))
+	if delta != 0 && t.cfg.Snapshots != nil {
+		if err := t.parentHasChildren(tx, k.Pos, delta > 0); err != nil {
+			return err
+		}
+		if delta > 0 { // copied from a version above it may have a flag that is not its own
+			has, err := t.hasChildInodes(tx, k.Pos)
+			if err != nil {
+				return err
+			}
+			if !has {
+				setHasChildren(k, false)
+			}
+		}
+	}
 	if was, now := isUnlinkedInode(old), isUnlinkedInode(k); was != now {
 		typ := ondisk.KeyDeleted
 		if now {
 			typ = ondisk.KeySet
 		}
 		tx.UpdateBuffered(ondisk.BtreeDeletedInodes, ondisk.Key{Type: typ, Pos: k.Pos})
-	}
-	if delta == 0 || t.cfg.Snapshots == nil {
-		return nil
-	}
-	if err := t.parentHasChildren(tx, k.Pos, delta > 0); err != nil {
-		return err
-	}
-	if delta > 0 {
-		has, err := t.hasChildInodes(tx, k.Pos)
-		if err != nil || has {
-			return err
-		}
-		setHasChildren(k, false)
 	}
 	return nil
 }

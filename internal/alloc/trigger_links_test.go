@@ -205,6 +205,11 @@ func TestInodeTrigger(t *testing.T) {
 		t.Error("no branch is left")
 	}
 	wantLines(t, "deleted_inodes", e.positions(ondisk.BtreeDeletedInodes), "0:4096:100")
+	// A copy of it comes below, with the flag that the one above had: it is to be deleted itself.
+	e.set(ondisk.BtreeInodes, inodeKey(4096, 80, ondisk.InodeUnlinked|ondisk.InodeHasChildSnapshot))
+	wantLines(t, "deleted_inodes", e.positions(ondisk.BtreeDeletedInodes), "0:4096:80")
+	del(80)
+	wantLines(t, "deleted_inodes", e.positions(ondisk.BtreeDeletedInodes), "0:4096:100")
 	e.set(ondisk.BtreeInodes, ondisk.Key{Type: ondisk.KeyInodeGeneration, Pos: ondisk.Pos{Offset: 4096, Snapshot: 100}, Val: make([]byte, 8)})
 	wantLines(t, "deleted_inodes", e.positions(ondisk.BtreeDeletedInodes))
 	if c := e.fs.Counters(ondisk.AccountingPos{Type: ondisk.AccountingNrInodes}); c[0] != 0 {
