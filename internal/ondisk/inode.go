@@ -184,6 +184,36 @@ func (in *Inode) Option(o InodeOption) uint32 {
 	return 0
 }
 
+// SetOption sets the stored value of an option: 0 to unset it, else its value plus one. Bits that the field does not have are lost.
+func (in *Inode) SetOption(o InodeOption, stored uint32) {
+	switch o {
+	case InodeOptDataChecksum:
+		in.DataChecksum = uint8(stored)
+	case InodeOptCompression:
+		in.Compression = uint8(stored)
+	case InodeOptProject:
+		in.Project = stored
+	case InodeOptBackgroundCompression:
+		in.BackgroundCompression = uint8(stored)
+	case InodeOptDataReplicas:
+		in.DataReplicas = uint8(stored)
+	case InodeOptPromoteTarget:
+		in.PromoteTarget = uint16(stored)
+	case InodeOptForegroundTarget:
+		in.ForegroundTarget = uint16(stored)
+	case InodeOptBackgroundTarget:
+		in.BackgroundTarget = uint16(stored)
+	case InodeOptErasureCode:
+		in.ErasureCode = uint16(stored)
+	case InodeOptNocow:
+		in.Nocow = uint8(stored)
+	case InodeOptInodes32bit:
+		in.Inodes32bit = uint8(stored)
+	case InodeOptCasefold:
+		in.Casefold = uint8(stored)
+	}
+}
+
 // Sizes of the fixed parts, and bits of the flags words (struct bch_inode, bch_inode_v2, bch_inode_v3).
 const (
 	inodeV1Head = 14

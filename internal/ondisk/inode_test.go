@@ -216,3 +216,20 @@ func FuzzDecodeInode(f *testing.F) {
 		}
 	})
 }
+
+// Every option is set in a field of its own, and survives being stored.
+func TestInodeSetOption(t *testing.T) {
+	var in Inode
+	for o := range NumInodeOptions {
+		in.SetOption(o, uint32(o)+1)
+	}
+	got, err := DecodeInode(Key{Type: KeyInodeV3, Pos: Pos{Offset: MinInum}, Val: EncodeInodeV3(&in)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for o := range NumInodeOptions {
+		if got.Option(o) != uint32(o)+1 {
+			t.Errorf("%v: %d, want %d", o, got.Option(o), o+1)
+		}
+	}
+}
