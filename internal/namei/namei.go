@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"iter"
 	"math"
+	"syscall"
 
 	"github.com/go-bcachefs/bcachefs/internal/codec/strhash"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -29,10 +30,10 @@ var (
 	ErrNoName       = fmt.Errorf("no such name: %w", fs.ErrNotExist)
 	ErrNoSubvolume  = fmt.Errorf("no such subvolume: %w", fs.ErrNotExist)
 	ErrNoXattr      = errors.New("no such extended attribute")
-	ErrNotDir       = errors.New("not a directory")
+	ErrNotDir       = error(&failure{"not a directory", syscall.ENOTDIR})
 	ErrNotSymlink   = fmt.Errorf("not a symbolic link: %w", fs.ErrInvalid)
 	ErrTooManyLinks = errors.New("too many levels of symbolic links")
-	ErrNameTooLong  = errors.New("name too long")
+	ErrNameTooLong  = error(&failure{"name too long", syscall.ENAMETOOLONG})
 )
 
 // ID names an inode as seen in a subvolume or snapshot.
