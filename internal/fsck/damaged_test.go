@@ -20,6 +20,8 @@ const (
 	stopped = "the reference stopped before the pass that would have told"
 	unread  = "the reference does not read what it does not need"
 	keys    = "the reference leaves out other keys of a bset that is not in order"
+	empty   = "the reference counts the directories in those only that hold something"
+	older   = "the reference uses keys of the newest version of a node, whose checksum is wrong; we use an older version"
 )
 
 // damage is what is known of a damaged image.
@@ -47,9 +49,11 @@ func both(ms ...map[string]string) map[string]string {
 }
 
 var (
-	lostRoot    = map[string]int{"bset_bad_csum": 1, "btree_root_read_error": 1}
-	zeroRoot    = map[string]int{"btree_node_bad_magic": 1, "btree_root_read_error": 1}
-	clean       = map[string]int{}
+	lostRoot  = map[string]int{"bset_bad_csum": 1, "btree_root_read_error": 1}
+	zeroRoot  = map[string]int{"btree_node_bad_magic": 1, "btree_root_read_error": 1}
+	clean     = map[string]int{}
+	lostEntry = map[string]int{"journal_entries_missing": 1, "accounting_mismatch": 1, "inode_points_to_missing_dirent": 75,
+		"inode_dir_wrong_nlink": 5, "inode_unreachable": 75}
 	badMaxKey   = because(anyway, "btree_node_bad_max_key", "btree_node_topology_bad_max_key")
 	badNode     = because(anyway, "btree_node_bad_max_key")
 	bucketFreed = because(known, "alloc_key_data_type_wrong", "alloc_key_dirty_sectors_wrong", "accounting_mismatch", "need_discard_key_wrong")
@@ -64,32 +68,39 @@ var damages = map[string]damage{
 	"damaged/damaged-backpointers": {found: lostRoot, theirs: both(badNode, bucketFreed, because(dropped, "ptr_to_missing_backpointer"))},
 	"damaged/damaged-data":         {found: clean},
 	"damaged/damaged-dirents":      {found: lostRoot, theirs: badMaxKey},
-	"damaged/damaged-dirents-last": {found: lostRoot, ours: noRoot},
-	"damaged/damaged-extents":      {found: lostRoot, theirs: badMaxKey},
-	"damaged/damaged-freespace":    {found: zeroRoot, theirs: both(freeBucket, because(dropped, "freespace_hole_missing"))},
-	"damaged/damaged-inodes":       {found: lostRoot, theirs: badMaxKey},
-	"damaged/damaged-inodes-last": {found: lostRoot, theirs: because(anyway, "accounting_mismatch", "btree_node_bkey_out_of_order"),
-		ours: noRoot},
+	"damaged/damaged-dirents-last": {found: lostRoot, theirs: because(anyway, "inode_points_to_missing_dirent", "hash_table_key_wrong_offset",
+		"inode_dir_missing_backpointer"), ours: noRoot},
+	"damaged/damaged-extents":   {found: lostRoot, theirs: badMaxKey},
+	"damaged/damaged-freespace": {found: zeroRoot, theirs: both(freeBucket, because(dropped, "freespace_hole_missing"))},
+	"damaged/damaged-inodes":    {found: lostRoot, theirs: badMaxKey},
+	"damaged/damaged-inodes-last": {found: lostRoot, theirs: because(anyway, "accounting_mismatch", "btree_node_bkey_out_of_order",
+		"inode_unreachable", "deleted_inode_but_clean", "inode_has_child_snapshots_wrong", "unlinked_inode_not_on_deleted_list",
+		"inode_i_sectors_wrong", "extent_past_end_of_inode", "inode_dir_wrong_nlink", "inode_unlinked_but_has_dirent", "inode_bi_subvol_wrong",
+		"inode_wrong_backpointer", "inode_multiple_links_but_nlink_0"), ours: noRoot},
 	"damaged/damaged-inodes-zero": {found: zeroRoot, theirs: both(freeBucket, because(dropped, "subvol_to_missing_root"),
 		because(scan, "btree_root_unreadable_and_scan_found_nothing"))},
 	"damaged/damaged-journal-newest":      {found: clean},
 	"damaged/damaged-journal-newest-zero": {found: clean},
-	"damaged/damaged-journal-oldest": {found: map[string]int{"journal_entries_missing": 1, "accounting_mismatch": 1},
-		ours: because(lax, "journal_entries_missing", "accounting_mismatch")},
-	"damaged/damaged-journal-oldest-zero": {found: map[string]int{"journal_entries_missing": 1, "accounting_mismatch": 1}},
+	"damaged/damaged-journal-oldest": {found: lostEntry, ours: because(lax, "journal_entries_missing", "accounting_mismatch",
+		"inode_points_to_missing_dirent", "inode_dir_wrong_nlink", "inode_unreachable")},
+	"damaged/damaged-journal-oldest-zero": {found: lostEntry},
 	"damaged/damaged-layout":              {found: clean},
 	"damaged/damaged-nocsum-alloc": {
 		found: map[string]int{"btree_node_bkey_out_of_order": 1, "alloc_key_data_type_wrong": 1, "alloc_key_dirty_sectors_wrong": 1,
 			"ptr_to_missing_alloc_key": 1, "freespace_hole_missing": 1, "backpointer_to_missing_alloc": 1},
 		theirs: because(keys, "accounting_mismatch", "btree_node_read_error"),
 		ours:   because(stopped, "freespace_hole_missing", "backpointer_to_missing_alloc")},
-	"damaged/damaged-nocsum-dirent-dangling": {found: clean},
-	"damaged/damaged-nocsum-dirent-loop":     {found: map[string]int{"dirent_to_itself": 1}},
-	"damaged/damaged-nocsum-dirent-name":     {found: clean},
-	"damaged/damaged-nocsum-dirent-type":     {found: clean},
-	"damaged/damaged-nocsum-extents":         {found: map[string]int{"bkey_version_in_future": 1}},
-	"damaged/damaged-nocsum-inodes": {found: map[string]int{"btree_node_bkey_out_of_order": 1},
-		theirs: because(keys, "accounting_mismatch")},
+	"damaged/damaged-nocsum-dirent-dangling": {found: map[string]int{"inode_points_to_wrong_dirent": 1, "dirent_to_missing_inode": 1,
+		"inode_unreachable": 1}},
+	"damaged/damaged-nocsum-dirent-loop": {found: map[string]int{"dirent_to_itself": 1, "inode_points_to_missing_dirent": 1,
+		"inode_unreachable": 1, "inode_dir_wrong_nlink": 1}, ours: because(empty, "inode_dir_wrong_nlink")},
+	"damaged/damaged-nocsum-dirent-name": {found: map[string]int{"hash_table_key_wrong_offset": 1}},
+	"damaged/damaged-nocsum-dirent-type": {found: map[string]int{"dirent_d_type_wrong": 1, "inode_dir_wrong_nlink": 1}},
+	"damaged/damaged-nocsum-extents":     {found: map[string]int{"bkey_version_in_future": 1}},
+	"damaged/damaged-nocsum-inodes": {found: map[string]int{"btree_node_bkey_out_of_order": 1, "inode_dir_wrong_nlink": 1},
+		theirs: because(keys, "accounting_mismatch", "unlinked_inode_not_on_deleted_list", "inode_bi_subvol_wrong", "inode_i_sectors_wrong",
+			"extent_past_end_of_inode", "inode_wrong_backpointer", "inode_multiple_links_but_nlink_0", "inode_unreachable",
+			"deleted_inode_but_clean", "inode_unlinked_but_has_dirent", "inode_has_child_snapshots_wrong")},
 	"damaged/damaged-reflink":       {found: lostRoot, theirs: badMaxKey},
 	"damaged/damaged-sb-first":      {found: map[string]int{"": 1}},
 	"damaged/damaged-sb-first-zero": {found: map[string]int{"": 1}},
@@ -101,17 +112,20 @@ var damages = map[string]damage{
 
 	"newer/v1.31-damaged-data":      {found: clean},
 	"newer/v1.31-damaged-freespace": {found: lostRoot, theirs: because(dropped, "freespace_hole_missing")},
-	"newer/v1.31-damaged-inodes":    {found: map[string]int{"btree_root_read_error": 1}, theirs: because(scan, "bset_bad_csum", "btree_root_unreadable_and_scan_found_nothing", "subvol_to_missing_root")},
-	"newer/v1.31-poisoned":          {found: clean},
+	"newer/v1.31-damaged-inodes": {found: map[string]int{"btree_root_read_error": 1}, theirs: both(because(scan, "bset_bad_csum",
+		"btree_root_unreadable_and_scan_found_nothing"), because(dropped, "subvol_to_missing_root", "inode_wrong_backpointer", "inode_dir_wrong_nlink",
+		"inode_unreachable", "inode_i_sectors_wrong", "hash_table_key_wrong_offset", "dirent_to_missing_inode", "inode_dir_missing_backpointer"))},
+	"newer/v1.31-poisoned": {found: clean},
 	"newer/v1.39-damaged-alloc": {found: zeroRoot, theirs: because(dropped, "ptr_to_missing_alloc_key", "freespace_hole_missing",
 		"backpointer_to_missing_alloc", "bucket_gens_hole_wrong", "bucket_gens_key_wrong")},
 	"newer/v1.39-damaged-data":           {found: clean},
-	"newer/v1.39-damaged-dirent-missing": {found: clean},
-	"newer/v1.39-damaged-dirents":        {found: map[string]int{"btree_root_read_error": 1}, theirs: because(scan, "bset_bad_csum"), ours: noRoot},
-	"newer/v1.39-damaged-extents":        {found: lostRoot, theirs: because(anyway, "accounting_mismatch"), ours: noRoot},
-	"newer/v1.39-damaged-inode-sectors":  {found: clean},
-	"newer/v1.39-damaged-sb":             {found: map[string]int{"": 1}},
-	"newer/v1.39-poisoned":               {found: clean},
+	"newer/v1.39-damaged-dirent-missing": {found: map[string]int{"inode_points_to_missing_dirent": 1, "inode_unreachable": 1}},
+	"newer/v1.39-damaged-dirents": {found: map[string]int{"btree_root_read_error": 1, "inode_points_to_missing_dirent": 24, "inode_unreachable": 24},
+		theirs: because(scan, "bset_bad_csum"), ours: both(noRoot, because(older, "inode_points_to_missing_dirent", "inode_unreachable"))},
+	"newer/v1.39-damaged-extents":       {found: lostRoot, theirs: because(anyway, "accounting_mismatch"), ours: noRoot},
+	"newer/v1.39-damaged-inode-sectors": {found: map[string]int{"inode_i_sectors_wrong": 2}},
+	"newer/v1.39-damaged-sb":            {found: map[string]int{"": 1}},
+	"newer/v1.39-poisoned":              {found: clean},
 }
 
 // lines tell, by what the reference prints, what it found in the layers that we check.
@@ -141,6 +155,45 @@ var lines = []struct{ pattern, name string }{
 	{`journal entries \d+-\d+ missing`, "journal_entries_missing"},
 	{`points to missing subvolume root`, "subvol_to_missing_root"},
 	{`dirent points to own directory`, "dirent_to_itself"},
+	{`key in missing snapshot`, "bkey_in_missing_snapshot"},
+	{`inodes in different snapshots don't match`, "inode_snapshot_mismatch"},
+	{`inode points to missing dirent`, "inode_points_to_missing_dirent"},
+	{`inode points to dirent that does not point back`, "inode_points_to_wrong_dirent"},
+	{`inode unlinked but has dirent`, "inode_unlinked_but_has_dirent"},
+	{`dir unlinked but not empty`, "inode_dir_unlinked_but_not_empty"},
+	{`has_child_snapshots flag wrong`, "inode_has_child_snapshots_wrong"},
+	{`unlinked, but not on deleted list`, "unlinked_inode_not_on_deleted_list"},
+	{`but nonzero parent subvol`, "inode_bi_parent_nonzero"},
+	{`bi_subvol points to missing subvolume`, "inode_bi_subvol_missing"},
+	{`points to subvol \d+, but subvol points to`, "inode_bi_subvol_wrong"},
+	{`incorrect i_sectors: got`, "inode_i_sectors_wrong"},
+	{`extent type past end of inode`, "extent_past_end_of_inode"},
+	{`overlapping extents`, "extent_overlapping"},
+	{`key in missing inode`, "key_in_missing_inode"},
+	{`key for wrong inode mode`, "key_in_wrong_inode_type"},
+	{`hash table key at wrong offset`, "hash_table_key_wrong_offset"},
+	{`duplicate hash table keys`, "hash_table_key_duplicate"},
+	{`dirent parent_subvol points to missing`, "dirent_to_missing_parent_subvol"},
+	{`dirent not visible in parent_subvol`, "dirent_not_visible_in_parent_subvol"},
+	{`dirent points to missing subvolume`, "dirent_to_missing_subvol"},
+	{`subvol with wrong fs_path_parent`, "subvol_fs_path_parent_wrong"},
+	{`has wrong bi_parent_subvol`, "inode_bi_parent_wrong"},
+	{`dirent points to missing inode`, "dirent_to_missing_inode"},
+	{`directory with missing backpointer`, "inode_dir_missing_backpointer"},
+	{`has wrong backpointer|dirent points to inode that does not point back`, "inode_wrong_backpointer"},
+	{`(directory|subvolume) \d+:\d+ with multiple links`, "inode_dir_multiple_links"},
+	{`has multiple links but i_nlink 0`, "inode_multiple_links_but_nlink_0"},
+	{`incorrect d_type: got`, "dirent_d_type_wrong"},
+	{`directory \S* ?with wrong i_nlink`, "inode_dir_wrong_nlink"},
+	{`root subvol missing`, "root_subvol_missing"},
+	{`root directory missing`, "root_dir_missing"},
+	{`root inode not a directory`, "root_inode_not_dir"},
+	{`unreachable inode:`, "inode_unreachable"},
+	{`subvolume loop`, "subvol_loop"},
+	{`unreachable subvolume`, "subvol_unreachable"},
+	{`directory structure loop`, "dir_loop"},
+	{`type \w+ has wrong i_nlink`, "inode_wrong_nlink"},
+	{`filesystem marked as clean but have deleted inode`, "deleted_inode_but_clean"},
 	{`error reading default superblock|primary superblock unreadable`, ""},
 }
 

@@ -21,8 +21,9 @@
 // # Memory and concurrency
 //
 // Memory is bounded by [Options.MemoryBytes] and the findings that are kept by [Options.MaxFindings]: buckets in use take 20 bytes each,
-// inodes with extents 40 while allocations are counted; backpointers are matched in windows. [Check] may run beside readers of the filesystem
-// and beside itself.
+// inodes with extents 40 while allocations are counted; backpointers, directory entries and what they lead to are matched in windows.
+// What inodes hold is merged with them as both are read; only names of files that say to have several, and directories on the way up from
+// others, are kept in tables. [Check] may run beside readers of the filesystem and beside itself.
 package fsck
 
 import (
@@ -177,6 +178,19 @@ var passes = []pass{
 	{"check_snapshots", (*checker).checkSnapshots, false},
 	{"check_subvols", (*checker).checkSubvols, false},
 	{"check_subvol_children", (*checker).checkSubvolChildren, false},
+	{"check_inodes", (*checker).checkInodes, false},
+	{"check_extents", (*checker).checkExtents, false},
+	{"check_indirect_extents", (*checker).checkIndirectExtents, false},
+	{"check_dirents", (*checker).checkDirents, false},
+	{"check_xattrs", (*checker).checkXattrs, false},
+	{"check_damage", (*checker).checkDamage, false},
+	{"check_root", (*checker).checkRoot, false},
+	{"check_unreachable_inodes", (*checker).checkUnreachableInodes, false},
+	{"check_subvolume_structure", (*checker).checkSubvolumeStructure, false},
+	{"check_directory_structure", (*checker).checkDirectoryStructure, false},
+	{"check_nlinks", (*checker).checkNlinks, false},
+	{"resume_logged_ops", (*checker).resumeLoggedOps, false},
+	{"delete_dead_inodes", (*checker).deleteDeadInodes, false},
 }
 
 // PassNames are the names of all passes, in the order they run.
@@ -202,6 +216,9 @@ type checker struct {
 	pass    string // at work
 	lost    lostRanges
 	targets targets // set by check_allocations
+
+	files    *files           // once a pass has read them
+	unbacked map[inodeID]bool // inodes whose entry is not where they say; set by check_inodes
 
 	mu      sync.Mutex
 	report  Report
