@@ -14,7 +14,9 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/trans"
 )
 
-// fill writes what a block holds that is known by a number.
+// Fill writes what a block holds that is known by a number.
+func Fill(block []byte, content uint64) { fill(block, content) }
+
 func fill(block []byte, content uint64) {
 	x := content*0x9e3779b97f4a7c15 + 1
 	for i := 0; i+8 <= len(block); i += 8 {

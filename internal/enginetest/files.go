@@ -28,16 +28,16 @@ type Volume struct {
 	History *History
 
 	snapshot uint32
-	next     atomic.Uint64 // inode number
-	contents atomic.Uint64 // of blocks
-	blockB   uint64        // bytes of a block
-	blockS   uint64        // sectors of a block
+	next     *atomic.Uint64 // inode number
+	contents *atomic.Uint64 // of blocks
+	blockB   uint64         // bytes of a block
+	blockS   uint64         // sectors of a block
 	replicas int
 }
 
 // NewVolume returns the file layer of a filesystem whose history is known; h is nil if not: then nothing is recorded.
 func NewVolume(ctx context.Context, rw *engine.RW, h *History) (*Volume, error) {
-	v := &Volume{RW: rw, History: h, blockB: uint64(rw.SB.BlockBytes()), blockS: uint64(rw.SB.BlockBytes() / ondisk.SectorSize)}
+	v := &Volume{RW: rw, History: h, next: new(atomic.Uint64), contents: new(atomic.Uint64), blockB: uint64(rw.SB.BlockBytes()), blockS: uint64(rw.SB.BlockBytes() / ondisk.SectorSize)}
 	o, _ := ondisk.FindOption("data_replicas")
 	v.replicas = int(rw.SB.Option(o))
 	err := rw.Store.View(ctx, func(tx *trans.Tx) error {
