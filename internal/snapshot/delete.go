@@ -83,6 +83,9 @@ func (v *Volumes) Delete(ctx context.Context, id uint32) error {
 		if err := newMaster(tx, n.Tree, id); err != nil {
 			return err
 		}
+		if err := v.renameRoots(tx, id, &s); err != nil {
+			return err
+		}
 		return put(tx, id, &s, nil)
 	})
 }
@@ -186,6 +189,49 @@ func newMaster(tx *trans.Tx, id, gone uint32) error {
 		return err
 	}
 	return putTree(tx, id, &tree)
+}
+
+// renameRoots gives the older versions of the root directory, which the snapshots keep that were taken of the subvolume, to another one that has
+// them in its history: a root whose subvolume is missing is an error to the driver's check, and it forgets so when it deletes subvolumes.
+func (v *Volumes) renameRoots(tx *trans.Tx, id uint32, s *ondisk.Subvolume) error {
+	var others []Subvolume
+	err := eachSubvolume(tx, func(o Subvolume) error {
+		if o.ID != id && o.Inode == s.Inode && o.EffectiveState() == ondisk.SubvolumeStateLive {
+			others = append(others, o)
+		}
+		return nil
+	})
+	if err != nil || len(others) == 0 {
+		return err
+	}
+	it := tx.Iter(ondisk.BtreeInodes, ondisk.Pos{Offset: s.Inode, Snapshot: s.Snapshot}.Next(), trans.AllSnapshots|trans.Intent)
+	last := ondisk.Pos{Offset: s.Inode, Snapshot: ^uint32(0)}
+	for k, ok, err := it.PeekMax(last); ok || err != nil; k, ok, err = it.PeekMax(last) {
+		if err != nil {
+			return err
+		}
+		it.Advance()
+		in, err := ondisk.DecodeInode(k)
+		if err != nil || in.Subvol != id || !v.cfg.Table.IsAncestor(k.Pos.Snapshot, s.Snapshot) {
+			continue // no inode; or not for us to judge
+		}
+		i := slices.IndexFunc(others, func(o Subvolume) bool { return v.cfg.Table.IsAncestor(k.Pos.Snapshot, o.Snapshot) })
+		if i < 0 {
+			continue // it goes too
+		}
+		root, err := rootOf(tx, &others[i].Subvolume)
+		if err != nil {
+			return err
+		}
+		in.Subvol, in.ParentSubvol, in.Dir, in.DirOffset = others[i].ID, root.ParentSubvol, root.Dir, root.DirOffset
+		if err := putInode(tx, s.Inode, k.Pos.Snapshot, &in); err != nil {
+			return err
+		}
+		if k.Pos.Snapshot == ^uint32(0) {
+			return nil
+		}
+	}
+	return nil
 }
 
 // Recover finishes the deletions that were begun when the filesystem was used last. It is for mounting, before anybody uses the filesystem.

@@ -79,7 +79,8 @@ type Config struct {
 // Volumes are the subvolumes and snapshots of one filesystem that is open for writing. Methods are safe for concurrent use.
 type Volumes struct {
 	cfg  Config
-	dead sync.Mutex // one deletes what is dead at a time
+	dead sync.Mutex   // one deletes what is dead at a time
+	each func() error // called before each transaction of deletions; for tests, nil otherwise
 }
 
 // New returns the subvolumes of a filesystem.
@@ -98,6 +99,11 @@ func (v *Volumes) now() int64 {
 
 // update runs a transaction that is to succeed although there is little space, as it makes some.
 func (v *Volumes) update(ctx context.Context, fn func(tx *trans.Tx) error) error {
+	if v.each != nil {
+		if err := v.each(); err != nil {
+			return err
+		}
+	}
 	return v.cfg.Store.UpdateAt(ctx, journal.WatermarkBtree, fn)
 }
 
