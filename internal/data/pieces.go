@@ -34,6 +34,14 @@ type extent struct {
 	version           ondisk.Version
 }
 
+// treesOf returns the trees that a request reads.
+func (r *Reader) treesOf(q *request) Trees {
+	if q.trees != nil {
+		return q.trees
+	}
+	return r.cfg.Trees
+}
+
 // gather calls add for each piece between two sectors of a file, in order and without gaps. Pieces reach beyond the range only
 // in that skip is not 0. add returns false to stop.
 func (r *Reader) gather(ctx context.Context, inum uint64, snapshot uint32, first, end uint64, q *request, add func(*piece) bool) error {
@@ -47,7 +55,7 @@ func (r *Reader) gather(ctx context.Context, inum uint64, snapshot uint32, first
 		return add(&p)
 	}
 	from, to := ondisk.Pos{Inode: inum, Offset: first}, ondisk.Pos{Inode: inum, Offset: end - 1}
-	for k, err := range r.cfg.Trees.KeysIn(ctx, ondisk.BtreeExtents, from, to, snapshot) {
+	for k, err := range r.treesOf(q).KeysIn(ctx, ondisk.BtreeExtents, from, to, snapshot) {
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -146,7 +154,7 @@ func (r *Reader) gatherShared(ctx context.Context, k *ondisk.Key, p piece, q *re
 	next := first
 	end := first + (p.end - p.start)
 	from, to := ondisk.Pos{Offset: first}, ondisk.Pos{Offset: end - 1}
-	for v, err := range r.cfg.Trees.KeysIn(ctx, ondisk.BtreeReflink, from, to, 0) {
+	for v, err := range r.treesOf(q).KeysIn(ctx, ondisk.BtreeReflink, from, to, 0) {
 		if err != nil {
 			if ctx.Err() != nil {
 				return false, ctx.Err()

@@ -22,6 +22,7 @@ const sectorSize = ondisk.SectorSize
 
 // request is the state of one window. It is reused.
 type request struct {
+	trees Trees               // to read instead of the reader's own; nil: those
 	ptrs  []ondisk.DecodedPtr // arena of the extents' pointers
 	units []unit
 	tasks []task
@@ -68,6 +69,15 @@ func (r *Reader) ReadAt(ctx context.Context, inum uint64, snapshot uint32, p []b
 
 // window reads the start of p: all of it or as many pieces as make a window.
 func (r *Reader) window(ctx context.Context, q *request, inum uint64, snapshot uint32, p []byte, off int64) (int, error) {
+	filled, err := r.prepare(ctx, q, inum, snapshot, p, off)
+	if err != nil {
+		return 0, err
+	}
+	return r.fetch(ctx, q, inum, p[:filled], off)
+}
+
+// prepare finds out what the start of p consists of, as much of it as makes a window, and serves what needs no device.
+func (r *Reader) prepare(ctx context.Context, q *request, inum uint64, snapshot uint32, p []byte, off int64) (int, error) {
 	q.reset()
 	first := uint64(off) / sectorSize
 	end := (uint64(off) + uint64(len(p)) + sectorSize - 1) / sectorSize
@@ -80,16 +90,18 @@ func (r *Reader) window(ctx context.Context, q *request, inum uint64, snapshot u
 		filled = int(to)
 		return filled < maxWindow && q.failure == nil
 	})
-	if err != nil {
-		return 0, err
-	}
-	r.run(ctx, q, p[:filled])
+	return filled, err
+}
+
+// fetch reads what prepare has left to be read of p, which is at off in the file.
+func (r *Reader) fetch(ctx context.Context, q *request, inum uint64, p []byte, off int64) (int, error) {
+	r.run(ctx, q, p)
 	if err := ctx.Err(); err != nil {
-		clear(p[:filled])
+		clear(p)
 		return 0, err
 	}
 	if q.failure != nil {
-		clear(p[q.failAt:filled]) // what was read and did not verify may be there
+		clear(p[q.failAt:]) // what was read and did not verify may be there
 		re, ok := q.failure.(*ReadError)
 		if !ok {
 			re = &ReadError{Sector: -1, Err: q.failure}
@@ -97,7 +109,7 @@ func (r *Reader) window(ctx context.Context, q *request, inum uint64, snapshot u
 		re.Inum, re.Offset = inum, off+int64(q.failAt)
 		return q.failAt, re
 	}
-	return filled, nil
+	return len(p), nil
 }
 
 // plan serves what needs no device and notes a unit for what does. dst is the part of the caller's buffer for it, at is its

@@ -21,6 +21,10 @@ func (r *Reader) seek(ctx context.Context, inum uint64, snapshot uint32, size, o
 	}
 	q := r.requests.Get().(*request)
 	defer r.requests.Put(q)
+	return r.seekWith(ctx, q, inum, snapshot, size, off, hole)
+}
+
+func (r *Reader) seekWith(ctx context.Context, q *request, inum uint64, snapshot uint32, size, off int64, hole bool) (int64, error) {
 	q.reset()
 	found := int64(-1)
 	end := (uint64(size) + sectorSize - 1) / sectorSize

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/go-bcachefs/bcachefs/internal/data"
 	"github.com/go-bcachefs/bcachefs/internal/journal"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 	"github.com/go-bcachefs/bcachefs/internal/trans"
@@ -148,6 +149,9 @@ var errUnfinished = errors.New("an operation was begun by another program that c
 func (rw *RW) resume(ctx context.Context, k ondisk.Key) error {
 	if k.Pos.Inode != ondisk.LoggedOpsInode {
 		return nil
+	}
+	if k.Type == ondisk.KeyLoggedOpFinsert {
+		return data.NewWriter(rw.DataConfig()).ResumeShift(ctx, k)
 	}
 	op, err := ondisk.DecodeLoggedOpTruncate(k)
 	if err != nil {
