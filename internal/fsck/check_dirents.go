@@ -223,7 +223,6 @@ func (x *direntCheck) checkOtherLink(ctx context.Context, l *link, v *version, i
 	case !exists:
 		inodeAt(idInodeWrongBackpointer, "set it", "inode has wrong backpointer: got %d:%d, should be %d:%d", v.in.Dir, v.in.DirOffset,
 			l.pos.Inode, l.pos.Offset)
-	case v.in.Subvol != 0 && l.d.Type == ondisk.DTSubvol && v.in.Flags&ondisk.InodeHasChildSnapshot != 0:
 	case v.in.IsDir() || v.in.Subvol != 0:
 		inodeAt(idInodeDirMultipleLinks, "remove one", "directory or subvolume with multiple links: dirents at %v and %v", at, l.pos)
 	case v.in.NlinkRaw == 0:

@@ -42,6 +42,7 @@ type backref struct {
 	id        inodeID
 	subvol    uint32
 	unlinked  bool
+	unlisted  bool // and it is not on the list of those to be deleted
 	olderRoot bool
 }
 
@@ -55,21 +56,36 @@ func (x *inodeCheck) inode(ctx context.Context, _ uint64, vs versions, all []uin
 		}
 		x.checkVersions(v, vs, all)
 		x.checkSubvol(v)
-		if hasBackpointer(&v.in) {
-			at, ok := x.f.backpointer(v)
-			err := x.backpointers.add(ctx, backref{at, ok, inodeID{v.in.Inum, v.snapshot}, v.in.Subvol, v.in.Flags&ondisk.InodeUnlinked != 0,
-				olderRoot(&v.in)})
-			if err != nil {
-				return err
-			}
+		if err := x.checkFlags(ctx, v); err != nil {
+			return err
 		}
-		for _, check := range []func(context.Context, *version, []uint32) error{x.checkUnlinked, x.checkFlags, x.checkCaseInsensitive} {
-			if err := check(ctx, v, all); err != nil {
-				return err
-			}
+		if err := x.checkCaseInsensitive(ctx, v); err != nil {
+			return err
+		}
+		unlisted, err := x.checkUnlinked(ctx, v, all)
+		if err != nil {
+			return err
+		}
+		b := backref{id: inodeID{v.in.Inum, v.snapshot}, subvol: v.in.Subvol, unlinked: v.in.Flags&ondisk.InodeUnlinked != 0, unlisted: unlisted,
+			olderRoot: x.f.olderRoot(v, vs)}
+		if !hasBackpointer(&v.in) {
+			x.checkListed(&b)
+			continue
+		}
+		b.at, b.ok = x.f.backpointer(v)
+		if err := x.backpointers.add(ctx, b); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// checkListed tells of an inode without names that is not on the list.
+func (x *inodeCheck) checkListed(b *backref) {
+	if b.unlisted {
+		x.f.c.at(idUnlinkedInodeNotOnDeletedList, ondisk.BtreeInodes, 0, ondisk.Pos{Offset: b.id.inum, Snapshot: b.id.snapshot}, "put it there",
+			"inode unlinked, but not on deleted list")
+	}
 }
 
 func (x *inodeCheck) wrong(id ondisk.ErrorID, v *version, repair, format string, args ...any) {
@@ -154,6 +170,9 @@ func (x *inodeCheck) checkBackpointer(ctx context.Context, b *backref) error {
 	default:
 		x.f.c.at(idInodePointsToWrongDirent, ondisk.BtreeInodes, 0, at, clear, "inode points to dirent that does not point back, at %v", b.at)
 	}
+	if !leads {
+		x.checkListed(b)
+	}
 	if leads || b.olderRoot {
 		return nil
 	}
@@ -166,31 +185,27 @@ func (x *inodeCheck) checkBackpointer(ctx context.Context, b *backref) error {
 	return nil
 }
 
-// checkUnlinked checks that an inode without names is empty, if it is a directory, and on the list of those to be deleted, if it is not.
-func (x *inodeCheck) checkUnlinked(ctx context.Context, v *version, all []uint32) error {
+// checkUnlinked checks that a directory without names is empty. Of others it reports whether they are missing from the list of those to be
+// deleted.
+func (x *inodeCheck) checkUnlinked(ctx context.Context, v *version, all []uint32) (unlisted bool, err error) {
 	if v.in.Flags&ondisk.InodeUnlinked == 0 {
-		return nil
+		return false, nil
 	}
 	if v.in.IsDir() {
-		if v.in.Subvol != 0 {
-			if s, ok := x.f.subvols[v.in.Subvol]; ok && s.EffectiveState() == ondisk.SubvolumeStateUnlinked {
-				return nil
-			}
+		if s, ok := x.f.subvols[v.in.Subvol]; ok && s.EffectiveState() == ondisk.SubvolumeStateUnlinked {
+			return false, nil
 		}
 		empty, err := x.f.emptyDir(ctx, v.in.Inum, v.at)
 		if err == nil && !empty {
 			x.wrong(idInodeDirUnlinkedButNotEmpty, v, "clear the flag", "dir unlinked but not empty")
 		}
-		return err
+		return false, err
 	}
 	if !x.f.c.since(2) || x.f.c.lost.any(ondisk.BtreeDeletedInodes) || x.f.childSnapshots(v.snapshot, all) {
-		return nil
+		return false, nil
 	}
 	k, ok, err := x.f.c.get(ctx, ondisk.BtreeDeletedInodes, v.pos())
-	if err == nil && (!ok || k.Type != ondisk.KeySet) {
-		x.wrong(idUnlinkedInodeNotOnDeletedList, v, "put it there", "inode unlinked, but not on deleted list")
-	}
-	return err
+	return !ok || k.Type != ondisk.KeySet, err
 }
 
 // emptyDir reports whether a directory holds nothing, seen from a snapshot; entries of subvolumes do not count. What cannot be read does
@@ -220,7 +235,7 @@ func (f *files) emptyDir(ctx context.Context, inum uint64, at uint32) (bool, err
 }
 
 // checkFlags checks what an inode notes down of itself since some version.
-func (x *inodeCheck) checkFlags(ctx context.Context, v *version, _ []uint32) error {
+func (x *inodeCheck) checkFlags(ctx context.Context, v *version) error {
 	if x.f.c.since(28) && v.in.IsDir() && v.in.Size != 0 {
 		x.wrong(idInodeDirHasNonzeroISize, v, "set it to 0", "directory with nonzero i_size %d", v.in.Size)
 	}
@@ -282,7 +297,7 @@ func (f *files) hasXattr(ctx context.Context, v *version, typ ondisk.XattrType) 
 }
 
 // checkCaseInsensitive checks the mark of directories in which, or below which, names are found in any case.
-func (x *inodeCheck) checkCaseInsensitive(ctx context.Context, v *version, _ []uint32) error {
+func (x *inodeCheck) checkCaseInsensitive(ctx context.Context, v *version) error {
 	if !x.f.c.since(28) || !v.in.IsDir() {
 		return nil
 	}

@@ -13,7 +13,7 @@ func (c *checker) checkNlinks(ctx context.Context) error {
 	if f == nil {
 		return err
 	}
-	wanted := func(v *version) bool { return !v.in.IsDir() && v.in.NlinkRaw != 0 }
+	wanted := func(v *version, _ versions) bool { return !v.in.IsDir() && v.in.NlinkRaw != 0 }
 	counted := func(d *ondisk.Dirent) bool { return d.Type != ondisk.DTDir && d.Type != ondisk.DTSubvol }
 	return f.countLinks(ctx, wanted, counted, func(all []*linkCount) {
 		for _, l := range all {

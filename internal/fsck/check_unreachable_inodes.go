@@ -12,9 +12,9 @@ func (c *checker) checkUnreachableInodes(ctx context.Context) error {
 	if f == nil {
 		return err
 	}
-	suspect := func(v *version) bool {
+	suspect := func(v *version, vs versions) bool {
 		in := &v.in
-		return !isRoot(in) && !olderRoot(in) && in.Flags&ondisk.InodeUnlinked == 0 &&
+		return !isRoot(in) && !f.olderRoot(v, vs) && in.Flags&ondisk.InodeUnlinked == 0 &&
 			(!hasBackpointer(in) || c.unbacked[inodeID{in.Inum, v.snapshot}])
 	}
 	return f.countLinks(ctx, suspect, func(*ondisk.Dirent) bool { return true }, f.unreachable)

@@ -20,7 +20,7 @@ const (
 	stopped = "the reference stopped before the pass that would have told"
 	unread  = "the reference does not read what it does not need"
 	keys    = "the reference leaves out other keys of a bset that is not in order"
-	empty   = "the reference counts the directories in those only that hold something"
+	empty   = "the reference counts what inodes hold only of those that hold something"
 	older   = "the reference uses keys of the newest version of a node, whose checksum is wrong; we use an older version"
 )
 

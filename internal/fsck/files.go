@@ -3,6 +3,7 @@ package fsck
 import (
 	"context"
 	"math"
+	"strings"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
@@ -139,9 +140,10 @@ func (f *files) relevant(id ondisk.BtreeID, k *ondisk.Key, lower []uint32) bool 
 	return f.alive[k.Pos.Snapshot] && !(f.seenFrom(k.Pos.Snapshot) != k.Pos.Snapshot && f.hidden(lower, f.seenFrom(k.Pos.Snapshot)))
 }
 
-// keyText is a key as upstream prints it.
+// keyText is a key as upstream prints it, on one line.
 func (c *checker) keyText(id ondisk.BtreeID, k *ondisk.Key) string {
-	return ondisk.KeyText(id, k, &ondisk.TextEnv{Version: c.version, ExtentTypeU64s: c.types, BackpointerShift: c.bpShift})
+	text := ondisk.KeyText(id, k, &ondisk.TextEnv{Version: c.version, ExtentTypeU64s: c.types, BackpointerShift: c.bpShift})
+	return strings.Join(strings.Fields(text), " ")
 }
 
 // version is an inode, or what hides one, in one of the snapshots in which it was changed.
@@ -286,9 +288,11 @@ func (f *files) backpointer(v *version) (pos ondisk.Pos, ok bool) {
 // hasBackpointer reports whether an inode says where its entry is.
 func hasBackpointer(in *ondisk.Inode) bool { return in.Dir != 0 || in.DirOffset != 0 }
 
-// olderRoot reports whether a version is an older one of a subvolume's root. There is one entry for a subvolume, so such need not have one.
-func olderRoot(in *ondisk.Inode) bool {
-	return in.Subvol != 0 && in.Flags&ondisk.InodeHasChildSnapshot != 0
+// olderRoot reports whether a version of a subvolume's root is not the one that the subvolume sees. There is one entry for a subvolume, which
+// may be elsewhere by now.
+func (f *files) olderRoot(v *version, vs versions) bool {
+	s, ok := f.subvols[v.in.Subvol]
+	return v.in.Subvol != 0 && ok && vs.seen(f, s.Snapshot) != v
 }
 
 func isRoot(in *ondisk.Inode) bool {

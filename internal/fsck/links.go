@@ -27,7 +27,7 @@ const linkCountBytes = 64
 
 // countLinks counts the names of the inodes some version of which wanted accepts, and tells done the counts of those versions. If there are more
 // than memory allows, it takes several walks over all directories. Entries of types that counted refuses do not count.
-func (f *files) countLinks(ctx context.Context, wanted func(v *version) bool, counted func(d *ondisk.Dirent) bool, done func(all []*linkCount)) error {
+func (f *files) countLinks(ctx context.Context, wanted func(v *version, vs versions) bool, counted func(d *ondisk.Dirent) bool, done func(all []*linkCount)) error {
 	if f.c.lost.any(ondisk.BtreeDirents) {
 		f.c.note("directories cannot be read in whole: names were not counted")
 		return nil
@@ -54,7 +54,7 @@ func (f *files) countLinks(ctx context.Context, wanted func(v *version) bool, co
 // linkTable is a part of all inodes whose names are counted, in order.
 type linkTable struct {
 	f      *files
-	wanted func(v *version) bool
+	wanted func(v *version, vs versions) bool
 	max    int
 	all    []*linkCount
 	full   bool
@@ -64,7 +64,11 @@ type linkTable struct {
 func (t *linkTable) flush(context.Context) error { return nil }
 
 func (t *linkTable) inode(_ context.Context, inum uint64, vs versions, _ []uint32) error {
-	if !slices.ContainsFunc(vs, func(v version) bool { return v.inode && t.wanted(&v) }) {
+	wanted := false
+	for i := range vs {
+		wanted = wanted || vs[i].inode && t.wanted(&vs[i], vs)
+	}
+	if !wanted {
 		return nil
 	}
 	if len(t.all) > t.max {
@@ -73,7 +77,7 @@ func (t *linkTable) inode(_ context.Context, inum uint64, vs versions, _ []uint3
 	}
 	for i := range vs {
 		v := &vs[i]
-		t.all = append(t.all, &linkCount{inum: inum, snapshot: v.snapshot, at: v.at, inode: v.inode, wanted: v.inode && t.wanted(v),
+		t.all = append(t.all, &linkCount{inum: inum, snapshot: v.snapshot, at: v.at, inode: v.inode, wanted: v.inode && t.wanted(v, vs),
 			subvol: v.in.Subvol, nlink: v.in.Nlink(), mode: v.in.Mode})
 	}
 	return nil

@@ -13,12 +13,15 @@ import (
 
 type found = map[string]int
 
-// mutations are single changes of sound images and all that is to be found then.
-var mutations = []struct {
+// mutation is a single change of a sound image; change returns all that is to be found then.
+type mutation struct {
 	name   string
 	image  string
 	change func(p *patched) found
-}{
+}
+
+// mutations are those of allocation information.
+var mutations = []mutation{
 	{"dirty sectors", "basic", func(p *patched) found {
 		pos, a := p.full()
 		a.DirtySectors += 8
@@ -402,8 +405,10 @@ func TestCountersOfInodes(t *testing.T) {
 	}
 }
 
-func TestMutations(t *testing.T) {
-	for _, m := range mutations {
+func TestMutations(t *testing.T) { testMutations(t, mutations) }
+
+func testMutations(t *testing.T, all []mutation) {
+	for _, m := range all {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			p := patch(t, m.image)
