@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs"
 	"github.com/go-bcachefs/bcachefs/internal/data"
@@ -15,6 +17,7 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/enginetest"
 	"github.com/go-bcachefs/bcachefs/internal/fsck/fscktest"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/snapshot"
 	"github.com/go-bcachefs/bcachefs/internal/trans"
 )
 
@@ -28,6 +31,8 @@ type world struct {
 	config func(c *data.WriterConfig)
 	files  []*modelFile
 	what   string // was done last
+
+	snapshots int
 }
 
 // modelFile is a file as it should be.
@@ -60,10 +65,11 @@ func newWorld(t *testing.T, s enginetest.Shape) *world {
 
 func (w *world) open() {
 	w.Helper()
-	var err error
-	if w.rw, err = w.disks.Open(w.Context(), engine.Options{}, engine.WriteOptions{}); err != nil {
+	rw, err := w.disks.Open(w.Context(), engine.Options{}, engine.WriteOptions{})
+	if err != nil {
 		w.Fatal(err)
 	}
+	w.rw = rw
 	if w.v, err = enginetest.NewVolume(w.Context(), w.rw, nil); err != nil {
 		w.Fatal(err)
 	}
@@ -108,7 +114,9 @@ func (w *world) end() {
 	w.Helper()
 	w.checkAll()
 	for _, m := range w.rw.Messages() {
-		w.Errorf("message: %s", m)
+		if !strings.Contains(m, "not shut down properly") {
+			w.Errorf("message: %s", m)
+		}
 	}
 	w.must(w.rw.Close(w.Context()))
 	fscktest.MustBeCleanMemory(w.T, w.disks.Devices...)
@@ -230,9 +238,50 @@ func (w *world) write(f *modelFile, p []byte, off int) {
 	copy(f.content[off:], p)
 }
 
+// snapshot takes a snapshot of the root subvolume: from then on its files are files of their own.
+func (w *world) snapshot(name string) {
+	w.Helper()
+	volumes := snapshot.New(snapshot.Config{Store: w.rw.Store, Table: w.rw.Snapshots, Now: func() int64 { return time.Now().UnixNano() },
+		TimeBase: w.rw.SB.TimeBase, TimePrecision: w.rw.SB.TimePrecision})
+	defer w.w.Freeze()()
+	var c snapshot.Created
+	w.must(w.rw.Store.Update(w.Context(), func(tx *trans.Tx) (err error) {
+		c, err = volumes.Snapshot(tx, 1, 1, snapshot.Options{}, func(tx *trans.Tx, c snapshot.Created) (uint64, uint64, error) {
+			off, err := w.v.LinkSubvolume(tx, 1, 4096, name, c.Subvol)
+			return 4096, off, err
+		})
+		return err
+	}))
+	for _, f := range w.files {
+		if f.id.Subvol == 1 {
+			w.files = append(w.files, &modelFile{id: data.ID{Subvol: c.Subvol, Inum: f.id.Inum}, name: name + "/" + f.name,
+				content: bytes.Clone(f.content)})
+		}
+	}
+	w.snapshots++
+}
+
 // setOption sets an option of a file.
 func (w *world) setOption(f *modelFile, set func(in *ondisk.Inode)) {
 	w.Helper()
 	_, err := w.w.Truncate(context.WithoutCancel(w.Context()), f.id, int64(len(f.content)), &data.WriteOptions{Touch: set})
 	w.must(err)
+}
+
+func (w *world) truncate(f *modelFile, size int) {
+	w.Helper()
+	_, err := w.w.Truncate(w.Context(), f.id, int64(size), nil)
+	w.must(err)
+	f.grow(size)
+	f.content = f.content[:size:size]
+}
+
+func (w *world) copyRange(from *modelFile, fromOff int, to *modelFile, off, n int) {
+	w.Helper()
+	c, _, err := w.w.CopyRange(w.Context(), from.id, int64(fromOff), to.id, int64(off), int64(n), nil)
+	if err != nil || int(c) != n {
+		w.Fatalf("copy of %d bytes of %s to %s: %d, %v (%s)", n, from.name, to.name, c, err, w.what)
+	}
+	to.grow(off + n)
+	copy(to.content[off:off+n], from.content[fromOff:])
 }

@@ -48,6 +48,10 @@ func TestModel(t *testing.T) {
 			block := w.rw.SB.BlockBytes()
 			for n := range *modelOps {
 				w.what = ""
+				if r.IntN(40) == 0 && w.snapshots < 3 {
+					w.what = "snapshot"
+					w.snapshot(fmt.Sprint("snapshot-", w.snapshots))
+				}
 				randomOp(w, r, block)
 				w.checkAll()
 				if n%50 == 49 {
@@ -87,10 +91,7 @@ func randomOp(w *world, r *rand.Rand, block int) {
 			size = r.IntN(len(f.content) + 1)
 		}
 		*what = fmt.Sprintf("%s: truncate from %d to %d", f.name, len(f.content), size)
-		_, err := w.w.Truncate(ctx, f.id, int64(size), nil)
-		w.must(err)
-		f.grow(size)
-		f.content = f.content[:size:size]
+		w.truncate(f, size)
 	case op < 13:
 		*what = fmt.Sprintf("%s: punch %d at %d", f.name, n, off)
 		_, err := w.w.Punch(ctx, f.id, int64(off), int64(n), nil)
@@ -114,12 +115,7 @@ func randomOp(w *world, r *rand.Rand, block int) {
 		if f == g && from < off+n && off < from+n || n == 0 {
 			return
 		}
-		c, _, err := w.w.CopyRange(ctx, g.id, int64(from), f.id, int64(off), int64(n), nil)
-		if err != nil || int(c) != n {
-			w.Fatalf("%s: %d, %v", *what, c, err)
-		}
-		f.grow(off + n)
-		copy(f.content[off:off+n], g.content[from:])
+		w.copyRange(g, from, f, off, n)
 	case op < 18:
 		if off, n = off/block*block, (n+block-1)/block*block; off+n >= len(f.content) {
 			return

@@ -97,17 +97,17 @@ func (tx *Tx) commit() error {
 const overwritten UpdateFlags = 1 << 4
 
 // runTriggers lets updates carry their consequences. What goes comes before what is put in its place: a pointer that moves from one key to
-// another has its backpointer removed and set, in this order. The leaves of the alloc btree are last, as the others, its own interior nodes
-// among them, change the keys there.
+// another has its backpointer removed and set, in this order. Shared extents come when all references to them are counted, those that go
+// and those that come. The leaves of the alloc btree are last, as the others, its own interior nodes among them, change the keys there.
 func (tx *Tx) runTriggers() error {
 	if tx.s.cfg.Trigger == nil {
 		return nil
 	}
-	for _, last := range []bool{false, true} {
+	for turn := range numTurns {
 		for n := -1; n != len(tx.updates); {
 			n = len(tx.updates)
 			for _, insert := range []bool{false, true} {
-				if err := tx.runTriggersOf(last, insert); err != nil {
+				if err := tx.runTriggersOf(turn, insert); err != nil {
 					return err
 				}
 			}
@@ -116,11 +116,32 @@ func (tx *Tx) runTriggers() error {
 	return nil
 }
 
+// triggerTurn says which triggers run together.
+type triggerTurn uint8
+
+const (
+	turnOthers triggerTurn = iota
+	turnShared
+	turnAlloc
+	numTurns
+)
+
+func (u *update) turn() triggerTurn {
+	switch {
+	case u.level > 0:
+	case u.btree == ondisk.BtreeReflink:
+		return turnShared
+	case u.btree == ondisk.BtreeAlloc:
+		return turnAlloc
+	}
+	return turnOthers
+}
+
 // runTriggersOf runs the triggers that are due: of what is replaced, or of what is inserted.
-func (tx *Tx) runTriggersOf(last, insert bool) error {
+func (tx *Tx) runTriggersOf(turn triggerTurn, insert bool) error {
 	for i := 0; i < len(tx.updates); i++ {
 		u := &tx.updates[i]
-		if u.done || !last && u.btree == ondisk.BtreeAlloc && u.level == 0 {
+		if u.done || u.turn() > turn {
 			continue
 		}
 		old, k, absent := u.old, u.key, ondisk.Key{Pos: u.key.Pos}
