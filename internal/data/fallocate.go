@@ -111,7 +111,7 @@ func (x *op) wants(it *trans.Iter, to uint64, all bool) (want bool, end uint64, 
 		n, err := x.w.replicasOf(&k)
 		return n < x.opts.Replicas, end, err
 	}
-	if unwritten, err := x.isUnwritten(&k); err != nil || unwritten {
+	if unwritten, err := x.w.isUnwritten(&k); err != nil || unwritten {
 		n, err2 := x.w.replicasOf(&k)
 		if err == nil {
 			err = err2
@@ -121,12 +121,12 @@ func (x *op) wants(it *trans.Iter, to uint64, all bool) (want bool, end uint64, 
 	return all || !isAllocated(&k), end, nil
 }
 
-func (x *op) isUnwritten(k *ondisk.Key) (bool, error) {
+func (w *Writer) isUnwritten(k *ondisk.Key) (bool, error) {
 	if k.Type != ondisk.KeyExtent {
 		return false, nil
 	}
 	var buf [8]ondisk.DecodedPtr
-	ptrs, _, err := ondisk.AppendExtentPtrs(buf[:0], k, x.w.cfg.ExtentTypes)
+	ptrs, _, err := ondisk.AppendExtentPtrs(buf[:0], k, w.cfg.ExtentTypes)
 	return len(ptrs) > 0 && ptrs[0].Unwritten, err
 }
 

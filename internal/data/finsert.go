@@ -213,9 +213,10 @@ func (s *shifter) move(ctx context.Context, t *inodeTx, op *ondisk.LoggedOpFinse
 	if err != nil || !ok {
 		return false, err
 	}
-	if k.Pos.Snapshot != t.snapshot && k.Type != ondisk.KeyReflinkP {
+	moved := k
+	if k.Pos.Snapshot != t.snapshot {
 		// The copy would be a second owner of what the other snapshots go on seeing.
-		if k, err = s.w.share(ctx, t, k); err != nil {
+		if moved, err = s.own(ctx, t, k); err != nil {
 			return false, err
 		}
 	}
@@ -223,15 +224,45 @@ func (s *shifter) move(ctx context.Context, t *inodeTx, op *ondisk.LoggedOpFinse
 		if err := t.promise.Add(2*maxReplicas, 1, alloc.ReserveNoFail); err != nil {
 			return false, err
 		}
-		k = ondisk.CutFront(&k, uint32(n), s.w.cfg.ExtentTypes)
+		moved = ondisk.CutFront(&moved, uint32(n), s.w.cfg.ExtentTypes)
 	}
-	if err := t.clear(k.Start().Offset, k.Pos.Offset); err != nil {
+	if err := t.clear(moved.Start().Offset, k.Pos.Offset); err != nil {
 		return false, err
 	}
 	if op.Pos = k.Pos.Offset; s.insert() {
-		op.Pos = k.Start().Offset
+		op.Pos = moved.Start().Offset
 	}
-	moved := k.Clone()
+	if moved.Type == ondisk.KeyDeleted {
+		t.in.Sectors -= min(t.in.Sectors, uint64(moved.Size))
+		return true, nil
+	}
 	moved.Pos = t.pos(k.Pos.Offset + s.by())
 	return true, t.Update(ondisk.BtreeExtents, moved, 0)
+}
+
+// own returns what stands for a key of another snapshot in this one, at its place: a pointer to shared data or, for space that is not written yet, a
+// reservation. If there is no space for that it is of type deleted: a hole reads the same.
+func (s *shifter) own(ctx context.Context, t *inodeTx, k ondisk.Key) (ondisk.Key, error) {
+	unwritten, err := s.w.isUnwritten(&k)
+	if err != nil || !unwritten {
+		if err == nil {
+			k, err = s.w.share(ctx, t, k)
+		}
+		return k, err
+	}
+	n, err := s.w.replicasOf(&k)
+	if err != nil {
+		return k, err
+	}
+	n = min(max(n, 1), maxReplicas)
+	r := ondisk.Reservation{NrReplicas: uint8(n)}
+	stand := ondisk.Key{Type: ondisk.KeyReservation, Pos: k.Pos, Size: k.Size, Val: r.Encode()}
+	need := uint64(k.Size) * uint64(n)
+	if have := t.promise.Sectors(); have < need {
+		err = t.promise.Add(need-have, 1, 0)
+	}
+	if errors.Is(err, alloc.ErrNoSpace) {
+		stand.Type, stand.Val, err = ondisk.KeyDeleted, nil, nil
+	}
+	return stand, err
 }

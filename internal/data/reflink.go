@@ -160,7 +160,7 @@ func (x *op) remapKey(ctx context.Context, t *inodeTx, src *op, at, end, shift u
 	if !ok {
 		return x.unmap(t, at+shift, next+shift, next)
 	}
-	skip, err := x.isUnwritten(&k)
+	skip, err := x.w.isUnwritten(&k)
 	if err != nil {
 		return 0, err
 	}
