@@ -92,7 +92,7 @@ func freeInum(tx *trans.Tx, first, last uint64) (inum uint64, ok bool, err error
 				return inum, err == nil, err
 			}
 		}
-		if inum == last {
+		if inum >= last {
 			return 0, false, nil
 		}
 		inum++
