@@ -36,10 +36,11 @@ type direntCheck struct {
 
 // link is a directory entry without its name.
 type link struct {
-	pos   ondisk.Pos
-	d     ondisk.Dirent
-	inum  uint64   // of the target
-	lower []uint32 // snapshots of other keys at the position
+	pos           ondisk.Pos
+	inum          uint64 // of the target
+	child, parent uint32 // of entries that lead to subvolumes
+	typ           uint8
+	lower         []uint32 // snapshots of other keys at the position
 }
 
 func (x *direntCheck) begin(inum uint64, vs versions) {
@@ -47,7 +48,7 @@ func (x *direntCheck) begin(inum uint64, vs versions) {
 	x.subdirs = append(x.subdirs[:0], make([]uint32, len(vs))...)
 }
 
-func (x *direntCheck) flush(ctx context.Context) error { return x.targets.end(ctx) }
+func (x *direntCheck) flush(ctx context.Context) error { return x.targets.last(ctx) }
 
 func (x *direntCheck) key(ctx context.Context, k *ondisk.Key, lower []uint32) error {
 	if k.Type != ondisk.KeyDirent {
@@ -80,8 +81,7 @@ func (x *direntCheck) key(ctx context.Context, k *ondisk.Key, lower []uint32) er
 			}
 		}
 	}
-	l := link{pos: k.Pos, d: d, inum: d.Inum, lower: slices.Clone(lower)}
-	l.d.Name, l.d.CfName = nil, nil
+	l := link{pos: k.Pos, inum: d.Inum, child: d.ChildSubvol, parent: d.ParentSubvol, typ: d.Type, lower: slices.Clone(lower)}
 	if d.Type == ondisk.DTSubvol {
 		l.inum = x.f.subvols[d.ChildSubvol].Inode
 	}
@@ -114,7 +114,7 @@ func (x *direntCheck) checkTargets(ctx context.Context, all []link) error {
 			}
 		}
 		check := x.checkTarget
-		if l.d.Type == ondisk.DTSubvol {
+		if l.typ == ondisk.DTSubvol {
 			check = x.checkSubvol
 		}
 		if err := check(ctx, l, known); err != nil {
@@ -126,7 +126,7 @@ func (x *direntCheck) checkTargets(ctx context.Context, all []link) error {
 
 // wrong tells something of an entry.
 func (x *direntCheck) wrong(ctx context.Context, id ondisk.ErrorID, l *link, repair, format string, args ...any) {
-	text := "of type " + direntTypeText(l.d.Type)
+	text := "of type " + direntTypeText(l.typ)
 	if k, ok, err := x.f.c.get(ctx, ondisk.BtreeDirents, l.pos); err == nil && ok {
 		text = x.f.c.keyText(ondisk.BtreeDirents, &k)
 	}
@@ -202,8 +202,8 @@ func (x *direntCheck) checkLink(ctx context.Context, l *link, v *version) error 
 	default:
 		err = x.checkOtherLink(ctx, l, v, inodeAt)
 	}
-	if want := direntType(&v.in); l.d.Type != want {
-		x.wrong(ctx, idDirentDTypeWrong, l, "set it", "incorrect d_type: got %s, should be %s", direntTypeText(l.d.Type), direntTypeText(want))
+	if want := direntType(&v.in); l.typ != want {
+		x.wrong(ctx, idDirentDTypeWrong, l, "set it", "incorrect d_type: got %s, should be %s", direntTypeText(l.typ), direntTypeText(want))
 	}
 	return err
 }
@@ -233,17 +233,16 @@ func (x *direntCheck) checkOtherLink(ctx context.Context, l *link, v *version, i
 
 // checkSubvol checks an entry that leads to a subvolume.
 func (x *direntCheck) checkSubvol(ctx context.Context, l *link, known bool) error {
-	d := &l.d
-	parent, ok := x.f.subvols[d.ParentSubvol]
+	parent, ok := x.f.subvols[l.parent]
 	switch {
-	case !ok && d.ParentSubvol == ondisk.RootSubvol: // check_root tells
+	case !ok && l.parent == ondisk.RootSubvol: // check_root tells
 	case !ok:
 		x.wrong(ctx, idDirentToMissingParentSubvol, l, "set it to one that sees the entry", "dirent parent_subvol points to missing subvolume")
 	case !x.f.isAncestor(parent.Snapshot, l.pos.Snapshot):
 		x.wrong(ctx, idDirentNotVisibleInParentSubvol, l, "set it to one that sees the entry", "dirent not visible in parent_subvol (not an ancestor "+
 			"of subvol snap %d)", parent.Snapshot)
 	}
-	child, ok := x.f.subvols[d.ChildSubvol]
+	child, ok := x.f.subvols[l.child]
 	if !ok || child.EffectiveState() == ondisk.SubvolumeStateDeleted {
 		x.wrong(ctx, idDirentToMissingSubvol, l, "delete it", "dirent points to missing subvolume")
 		return nil
@@ -251,17 +250,17 @@ func (x *direntCheck) checkSubvol(ctx context.Context, l *link, known bool) erro
 	if child.EffectiveState() != ondisk.SubvolumeStateLive {
 		return nil // about to be deleted
 	}
-	if x.f.c.since(6) && child.FSPathParent != d.ParentSubvol {
-		x.f.c.at(idSubvolFSPathParentWrong, ondisk.BtreeSubvolumes, 0, idPos(d.ChildSubvol), "set it", "subvol with wrong fs_path_parent %d, should be %d",
-			child.FSPathParent, d.ParentSubvol)
+	if x.f.c.since(6) && child.FSPathParent != l.parent {
+		x.f.c.at(idSubvolFSPathParentWrong, ondisk.BtreeSubvolumes, 0, idPos(l.child), "set it", "subvol with wrong fs_path_parent %d, should be %d",
+			child.FSPathParent, l.parent)
 	}
 	root := x.found.inode(x.f, child.Snapshot)
 	if root == nil || !known {
 		return nil // check_subvols tells
 	}
-	if root.in.ParentSubvol != d.ParentSubvol {
+	if root.in.ParentSubvol != l.parent {
 		x.f.c.at(idInodeBiParentWrong, ondisk.BtreeInodes, 0, root.pos(), "set it", "subvol root has wrong bi_parent_subvol: got %d, should be %d",
-			root.in.ParentSubvol, d.ParentSubvol)
+			root.in.ParentSubvol, l.parent)
 	}
 	return x.checkLink(ctx, l, root)
 }

@@ -16,8 +16,9 @@ func (c *checker) checkInodes(ctx context.Context) error {
 		return err
 	}
 	c.unbacked = map[inodeID]bool{}
+	seq, known := c.journalSeq()
 	return f.eachInode(ctx, true, func() inodeVisitor {
-		x := &inodeCheck{f: f}
+		x := &inodeCheck{f: f, seq: seq, seqKnown: known && c.since(20)}
 		x.backpointers.flush = x.checkBackpointers
 		return x
 	})
@@ -33,6 +34,8 @@ type inodeID struct {
 type inodeCheck struct {
 	f            *files
 	backpointers batch[backref]
+	seq          uint64 // the journal's newest
+	seqKnown     bool
 }
 
 // backref is an inode that says where its directory entry is.
@@ -46,7 +49,7 @@ type backref struct {
 	olderRoot bool
 }
 
-func (x *inodeCheck) flush(ctx context.Context) error { return x.backpointers.end(ctx) }
+func (x *inodeCheck) flush(ctx context.Context) error { return x.backpointers.last(ctx) }
 
 func (x *inodeCheck) inode(ctx context.Context, _ uint64, vs versions, all []uint32) error {
 	for i := range vs {
@@ -239,8 +242,8 @@ func (x *inodeCheck) checkFlags(ctx context.Context, v *version) error {
 	if x.f.c.since(28) && v.in.IsDir() && v.in.Size != 0 {
 		x.wrong(idInodeDirHasNonzeroISize, v, "set it to 0", "directory with nonzero i_size %d", v.in.Size)
 	}
-	if seq, ok := x.f.c.journalSeq(); ok && x.f.c.since(20) && v.in.JournalSeq > seq {
-		x.wrong(idInodeJournalSeqInFuture, v, "set it", "inode journal seq %d in future (currently at %d)", v.in.JournalSeq, seq)
+	if x.seqKnown && v.in.JournalSeq > x.seq {
+		x.wrong(idInodeJournalSeqInFuture, v, "set it", "inode journal seq %d in future (currently at %d)", v.in.JournalSeq, x.seq)
 	}
 	if !x.f.c.since(39) {
 		return nil

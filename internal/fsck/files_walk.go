@@ -244,6 +244,13 @@ func (b *batch[T]) add(ctx context.Context, x T) error {
 	return b.end(ctx)
 }
 
+// last ends what is left and frees the memory.
+func (b *batch[T]) last(ctx context.Context) error {
+	err := b.end(ctx)
+	b.all = nil
+	return err
+}
+
 func (b *batch[T]) end(ctx context.Context) error {
 	err := b.flush(ctx, b.all)
 	b.all = b.all[:0]

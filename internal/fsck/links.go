@@ -27,7 +27,8 @@ const linkCountBytes = 64
 
 // countLinks counts the names of the inodes some version of which wanted accepts, and tells done the counts of those versions. If there are more
 // than memory allows, it takes several walks over all directories. Entries of types that counted refuses do not count.
-func (f *files) countLinks(ctx context.Context, wanted func(v *version, vs versions) bool, counted func(d *ondisk.Dirent) bool, done func(all []*linkCount)) error {
+func (f *files) countLinks(ctx context.Context, wanted func(v *version, vs versions) bool, counted func(d *ondisk.Dirent) bool,
+	done func(all []*linkCount)) error {
 	if f.c.lost.any(ondisk.BtreeDirents) {
 		f.c.note("directories cannot be read in whole: names were not counted")
 		return nil

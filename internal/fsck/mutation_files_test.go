@@ -697,3 +697,34 @@ func TestPassesOfFilesAlone(t *testing.T) {
 	}
 	expect(t, r, found{"inode_unreachable": 1})
 }
+
+// TestCountingInTurns: with little memory, names are counted in several walks.
+func TestCountingInTurns(t *testing.T) {
+	p := patch(t, "basic")
+	lost, wrong := 0, 0
+	for k := range p.Filesystem.Keys(t.Context(), ondisk.BtreeInodes, 0, ondisk.PosMin, ondisk.SPosMax) {
+		in, err := ondisk.DecodeInode(k)
+		switch {
+		case err != nil || in.Type() != ondisk.DTReg || in.Dir == 0:
+		case in.NlinkRaw == 0 && lost < 50:
+			p.delete(ondisk.BtreeDirents, p.nameOf(&in).Pos)
+			in.Dir, in.DirOffset = 0, 0
+			p.putInode(in)
+			lost++
+		case wrong < 50:
+			in.NlinkRaw += 7
+			p.putInode(in)
+			wrong++
+		}
+	}
+	if lost < 20 || wrong < 20 {
+		t.Fatalf("%d files lose their name, %d are said to have more", lost, wrong)
+	}
+	for _, memory := range []int64{4 << 10, 1 << 30} {
+		r, err := fsck.Check(t.Context(), p, fsck.Options{MemoryBytes: memory, Passes: []string{"check_unreachable_inodes", "check_nlinks"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, r, found{"inode_unreachable": lost, "inode_wrong_nlink": wrong})
+	}
+}
