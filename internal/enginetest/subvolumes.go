@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"sync/atomic"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 	"github.com/go-bcachefs/bcachefs/internal/trans"
@@ -28,7 +29,15 @@ func (v *Volume) enter(tx *trans.Tx, subvol uint32) error {
 	return err
 }
 
-// NextContent is the number of the content that the next block gets.
+// From returns the same file layer with contents that are numbered from start on, independently of others.
+func (v *Volume) From(start uint64) *Volume {
+	w := *v
+	w.contents = new(atomic.Uint64)
+	w.contents.Store(start)
+	return &w
+}
+
+// NextContent is the number of the content that the next block gets, if nobody else writes.
 func (v *Volume) NextContent() uint64 { return v.contents.Load() }
 
 // KeepNumbers goes on with the numbers of another, which was used before the filesystem was opened again.

@@ -25,7 +25,7 @@ func TestConcurrent(t *testing.T) {
 		written := []*volume{m.subvols[0], m.create(m.subvols[0], nil, false), m.create(m.subvols[0], m.subvols[0], false)}
 		for i, v := range written {
 			w := *m
-			w.rnd, w.nth = rand.New(rand.NewPCG(seed, uint64(i))), (i+1)*1e6
+			w.rnd, w.nth, w.files = rand.New(rand.NewPCG(seed, uint64(i))), (i+1)*1e6, m.files.From(uint64(i+1)<<32)
 			all.Go(func() {
 				for !stop.Load() {
 					shape.RLock()

@@ -72,7 +72,7 @@ type Config struct {
 	// TimeBase and TimePrecision are the superblock's, in nanoseconds.
 	TimeBase      uint64
 	TimePrecision uint32
-	// Rand is where random numbers come from; nil: random.
+	// Rand is where random numbers come from, safe for concurrent use; nil: random.
 	Rand func() uint64
 }
 

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -104,7 +105,13 @@ func (m *model) openWith(recover func(v *snapshot.Volumes) error) {
 	if next != nil {
 		m.files.KeepNumbers(next)
 	}
-	m.volumes = volumesOf(rw, m.rnd.Uint64)
+	var mu sync.Mutex
+	rnd := rand.New(rand.NewPCG(m.rnd.Uint64(), 1))
+	m.volumes = volumesOf(rw, func() uint64 {
+		mu.Lock()
+		defer mu.Unlock()
+		return rnd.Uint64()
+	})
 	m.ok(recover(m.volumes))
 }
 
