@@ -60,7 +60,7 @@ func (w *Writer) shift(ctx context.Context, id ID, off, n int64, insert bool, o 
 		return err
 	})
 	if err == nil {
-		err = s.run(ctx)
+		err = s.run(context.WithoutCancel(ctx)) // what is begun is finished
 	}
 	return s.seq, outward(err)
 }
@@ -96,6 +96,7 @@ func (s *shifter) insert() bool { return int64(s.by()) > 0 }
 
 // step runs a transaction that changes the file and notes how far the operation has come.
 func (s *shifter) step(ctx context.Context, fn func(t *inodeTx, op *ondisk.LoggedOpFinsert) error) error {
+	s.w.pause()
 	next := s.op
 	promise, err := s.w.cfg.Space.Reserve(0, 1, 0)
 	if err != nil {
@@ -243,12 +244,12 @@ func (s *shifter) move(ctx context.Context, t *inodeTx, op *ondisk.LoggedOpFinse
 // own returns what stands for a key of another snapshot in this one, at its place: a pointer to shared data or, for space that is not written yet, a
 // reservation. If there is no space for that it is of type deleted: a hole reads the same.
 func (s *shifter) own(ctx context.Context, t *inodeTx, k ondisk.Key) (ondisk.Key, error) {
-	unwritten, err := s.w.isUnwritten(&k)
-	if err != nil || !unwritten {
-		if err == nil {
-			k, err = s.w.share(ctx, t, k)
-		}
+	empty, err := s.w.isUnwritten(&k)
+	if err != nil {
 		return k, err
+	}
+	if !empty && k.Type != ondisk.KeyReservation {
+		return s.w.share(ctx, t, k)
 	}
 	n, err := s.w.replicasOf(&k)
 	if err != nil {

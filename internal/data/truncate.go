@@ -57,6 +57,10 @@ func (x *op) shrink(ctx context.Context, size uint64) error {
 	from := roundUp(size, w.block) / sectorSize
 	var note ondisk.Pos // in logged_ops, if it takes several transactions
 	for first, done := true, false; !done; first = false {
+		if !first {
+			ctx = context.WithoutCancel(ctx) // what is begun is finished
+			w.pause()
+		}
 		o := updateOpts{frees: true, seq: &x.seq}
 		if first {
 			o.touch = x.touch
@@ -86,6 +90,12 @@ func (x *op) shrink(ctx context.Context, size uint64) error {
 		note = at
 	}
 	return nil
+}
+
+func (w *Writer) pause() {
+	if w.between != nil {
+		w.between()
+	}
 }
 
 // addNote notes an operation that takes several transactions.

@@ -113,13 +113,11 @@ func (w *world) remount(crash bool) {
 func (w *world) end() {
 	w.Helper()
 	w.checkAll()
-	for _, m := range w.rw.Messages() {
-		if !strings.Contains(m, "not shut down properly") {
-			w.Errorf("message: %s", m)
-		}
-	}
+	w.noMessages()
 	w.must(w.rw.Close(w.Context()))
-	fscktest.MustBeCleanMemory(w.T, w.disks.Devices...)
+	o, names := fscktest.OnDevices(w.disks.Devices...)
+	o.Passphrase = string(w.disks.Passphrase)
+	o.MustBeClean(w.T, names...)
 	fs, err := w.disks.Read(w.Context())
 	w.must(err)
 	defer fs.Close()
@@ -129,6 +127,16 @@ func (w *world) end() {
 			w.Errorf("%s: %v", f.name, err)
 		} else if !bytes.Equal(got, f.content) {
 			w.Errorf("%s, read from the closed filesystem: %s", f.name, difference(got, f.content))
+		}
+	}
+}
+
+// noMessages fails the test if the engine had anything to say.
+func (w *world) noMessages() {
+	w.Helper()
+	for _, m := range w.rw.Messages() {
+		if !strings.Contains(m, "not shut down properly") {
+			w.Fatalf("message: %s (after: %s)", m, w.what)
 		}
 	}
 }

@@ -54,6 +54,7 @@ func TestModel(t *testing.T) {
 				}
 				randomOp(w, r, block)
 				w.checkAll()
+				w.noMessages()
 				if n%50 == 49 {
 					w.remount(n%100 == 49)
 					w.checkAll()

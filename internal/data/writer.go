@@ -142,6 +142,9 @@ type Writer struct {
 
 	block        uint64 // bytes
 	blockSectors uint64
+
+	// between is called between the transactions of one operation, by tests.
+	between func()
 }
 
 // NewWriter returns a Writer.
