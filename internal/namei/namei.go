@@ -1,5 +1,5 @@
-// Package namei finds inodes by number and by name: directories, extended attributes, paths, and the crossing from one
-// subvolume into another.
+// Package namei finds inodes by number and by name, and changes them: directories, extended attributes, paths, and the crossing from one
+// subvolume into another. [Tree] reads; [Writer] makes the parts of transactions that change things.
 //
 // An inode is seen in a snapshot, see [ID]. Within a subvolume everything is looked up in its snapshot; a directory entry that leads to
 // another subvolume is visible only in the subvolume that it was made in, so that snapshots do not show what was mounted
@@ -7,6 +7,15 @@
 //
 // Directories and attributes are hash tables in a btree: a name is at the offset that is its hash, or, when others were there first,
 // at one of the offsets behind without a gap. Hash whiteouts keep such runs together.
+//
+// # Writing
+//
+// What an operation changes it first locks for intent, directories before what is in them; a [held] inode is written once at the end, so that two
+// roles of one inode, as of the directory that a rename leaves and enters, cannot overwrite each other. A name, the links of its inode, the links of its
+// directory and where the inode says that it is are always changed by the same transaction.
+//
+// An inode that loses its last name is marked as unlinked, which a trigger notes in the btree deleted_inodes. Once nobody has it open
+// it is deleted in as many transactions as it takes; after a crash whoever opens the filesystem finishes that.
 //
 // All methods of [Tree] are safe for concurrent use. They keep no state: what is read often is in the node cache.
 package namei
