@@ -67,10 +67,7 @@ func (x *op) allocateRange(ctx context.Context, start, end uint64, mode Allocate
 	}
 	return w.update(ctx, x.id, updateOpts{touch: x.touch, seq: &x.seq}, func(t *inodeTx) error {
 		x.grow(t, to)
-		t.in.Ctime = w.now()
-		if mode&ZeroRange != 0 {
-			t.modified()
-		}
+		t.modified()
 		return nil
 	})
 }

@@ -184,9 +184,6 @@ func (t *inodeTx) replace(k ondisk.Key) error {
 // maxKeysPerTx bounds the keys that one transaction replaces or deletes.
 const maxKeysPerTx = 32
 
-// maxDelete is the largest size of one deletion, in sectors: that of a key, in whole blocks of any size.
-const maxDelete = math.MaxUint32 &^ 127
-
 // remove makes a hole, with at most maxKeysPerTx keys that go; next is where it ends.
 func (t *inodeTx) remove(start, end uint64) (next uint64, err error) {
 	it := t.Iter(ondisk.BtreeExtents, t.pos(start), trans.Intent)
@@ -215,7 +212,7 @@ func (t *inodeTx) remove(start, end uint64) (next uint64, err error) {
 
 // clear deletes the keys of a range, without looking at the inode's sectors.
 func (t *inodeTx) clear(start, end uint64) error {
-	// From key to key, as the range may be larger than one deletion.
+	// From key to key, as one deletion cannot be larger than a key.
 	it := t.Iter(ondisk.BtreeExtents, t.pos(start), trans.Intent)
 	for {
 		k, ok, err := it.PeekMax(t.pos(end))

@@ -30,8 +30,8 @@ func (x *op) inPlace(ctx context.Context, p []byte, start uint64) (n int, err er
 	}
 	for i := range homes {
 		h := &homes[i]
-		bytes := int(h.end-h.start) * sectorSize
-		failed, err := w.writeAll(ctx, h.ptrs, p[n:n+bytes])
+		size := int(h.end-h.start) * sectorSize
+		failed, err := w.writeAll(ctx, h.ptrs, p[n:n+size])
 		if err != nil {
 			return 0, err
 		}
@@ -39,7 +39,7 @@ func (x *op) inPlace(ctx context.Context, p []byte, start uint64) (n int, err er
 			homes = homes[:i]
 			break
 		}
-		n += bytes
+		n += size
 	}
 	for len(homes) > 0 {
 		part := homes[:min(len(homes), maxKeysPerTx)]

@@ -225,7 +225,7 @@ func (w *Writer) CopyRange(ctx context.Context, from ID, fromOff int64, to ID, o
 		if m == 0 || err != nil {
 			return err
 		}
-		done := int64(m)
+		var done int64
 		if share {
 			done, err = x.remap(ctx, src, a, b, m)
 		} else {
