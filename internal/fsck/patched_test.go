@@ -5,6 +5,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/go-bcachefs/bcachefs/internal/fsck"
@@ -18,6 +19,9 @@ type patched struct {
 	t       testing.TB
 	keys    map[ondisk.BtreeID]map[uint8]map[ondisk.Pos]*ondisk.Key // nil: deleted
 	devices []fsck.Device
+
+	mu     sync.Mutex
+	places map[ondisk.BtreeID]map[uint8][]ondisk.Pos // of keys, in order; nil after a change
 }
 
 // patch opens a golden image to be changed in memory.
@@ -36,6 +40,7 @@ func (p *patched) set(id ondisk.BtreeID, level uint8, pos ondisk.Pos, k *ondisk.
 		p.keys[id][level] = map[ondisk.Pos]*ondisk.Key{}
 	}
 	p.keys[id][level][pos] = k
+	p.places = nil
 }
 
 func (p *patched) put(id ondisk.BtreeID, k ondisk.Key)      { p.set(id, 0, k.Pos, &k) }
@@ -53,8 +58,13 @@ func (p *patched) Get(ctx context.Context, id ondisk.BtreeID, pos ondisk.Pos) (o
 
 func (p *patched) Keys(ctx context.Context, id ondisk.BtreeID, level uint8, from, to ondisk.Pos) iter.Seq2[ondisk.Key, error] {
 	changed := p.keys[id][level]
-	places := slices.SortedFunc(maps.Keys(changed), ondisk.Pos.Compare)
-	places = slices.DeleteFunc(places, func(q ondisk.Pos) bool { return q.Less(from) || to.Less(q) })
+	places := p.changes(id, level)
+	first, _ := slices.BinarySearchFunc(places, from, ondisk.Pos.Compare)
+	end, last := slices.BinarySearchFunc(places, to, ondisk.Pos.Compare)
+	if last {
+		end++
+	}
+	places = places[first:max(first, end)]
 	return func(yield func(ondisk.Key, error) bool) {
 		rest := places
 		upTo := func(q ondisk.Pos, last bool) bool {
@@ -80,6 +90,22 @@ func (p *patched) Keys(ctx context.Context, id ondisk.BtreeID, level uint8, from
 		}
 		upTo(ondisk.SPosMax, true)
 	}
+}
+
+// changes are the places at which keys were changed, in order.
+func (p *patched) changes(id ondisk.BtreeID, level uint8) []ondisk.Pos {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.places == nil {
+		p.places = map[ondisk.BtreeID]map[uint8][]ondisk.Pos{}
+		for id, levels := range p.keys {
+			p.places[id] = map[uint8][]ondisk.Pos{}
+			for level, keys := range levels {
+				p.places[id][level] = slices.SortedFunc(maps.Keys(keys), ondisk.Pos.Compare)
+			}
+		}
+	}
+	return p.places[id][level]
 }
 
 // first returns the first key of a leaf that pred is true of.
