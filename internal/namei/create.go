@@ -79,6 +79,10 @@ func (w *Writer) CreateUnlinked(tx *trans.Tx, dir ID, n *NewInode) (Attr, error)
 		return Attr{}, err
 	case !in.IsDir():
 		return Attr{}, ErrNotDir
+	case in.Flags&ondisk.InodeUnlinked != 0:
+		return Attr{}, fmt.Errorf("directory %d is removed: %w", dir.Inum, ErrNoInode)
+	case in.Flags&ondisk.InodeImmutable != 0:
+		return Attr{}, fmt.Errorf("directory %d: %w", dir.Inum, ErrProtected)
 	case n.Mode>>12 == ondisk.DTDir:
 		return Attr{}, fmt.Errorf("a directory without a name: %w", ErrInvalid)
 	}

@@ -13,6 +13,10 @@ func (w *Writer) Link(tx *trans.Tx, id, dir ID, name []byte, unlinked bool) (Att
 	if id.Subvol != dir.Subvol {
 		return Attr{}, ErrCrossSubvol
 	}
+	parent, err := w.changeDir(tx, dir, false)
+	if err != nil {
+		return Attr{}, err
+	}
 	h, err := w.change(tx, id)
 	if err != nil {
 		return Attr{}, err
@@ -29,10 +33,6 @@ func (w *Writer) Link(tx *trans.Tx, id, dir ID, name []byte, unlinked bool) (Att
 	}
 	if err != nil {
 		return Attr{}, fmt.Errorf("inode %d: %w", id.Inum, err)
-	}
-	parent, err := w.changeDir(tx, dir, false)
-	if err != nil {
-		return Attr{}, err
 	}
 	if err := linkUp(&h.Inode); err != nil {
 		return Attr{}, err

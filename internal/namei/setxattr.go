@@ -141,20 +141,24 @@ func putXattr(tx *trans.Tx, h *held, x *ondisk.Xattr, flags XattrFlags) error {
 
 // setACLXattr sets an ACL in the system's form.
 func (w *Writer) setACLXattr(tx *trans.Tx, h *held, typ ondisk.XattrType, value []byte, flags XattrFlags) error {
-	stored, err := ondisk.ACLFromXattr(value)
+	acl, err := parseACL(value)
 	if err != nil {
-		return err
-	}
-	acl, err := ondisk.DecodeACL(stored)
-	if err != nil {
-		return err
-	}
-	if len(acl) == 0 {
-		acl = nil
-	} else if err := checkACL(acl); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return w.setACL(tx, h, typ, acl, flags&XattrKeepSetGID != 0)
+}
+
+// parseACL reads an ACL in the system's form; one without entries is nil.
+func parseACL(value []byte) ([]ondisk.ACLEntry, error) {
+	stored, err := ondisk.ACLFromXattr(value)
+	if err != nil {
+		return nil, err
+	}
+	acl, err := ondisk.DecodeACL(stored)
+	if err != nil || len(acl) == 0 {
+		return nil, err
+	}
+	return acl, checkACL(acl)
 }
 
 // findOption returns the option of inodes with a name that inodes of version 1.13 have.

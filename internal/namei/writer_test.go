@@ -211,7 +211,7 @@ func (v *volume) wants(what string, err, want error) {
 		v.Errorf("%s: %v, want %v", what, err, want)
 	}
 	var no syscall.Errno
-	if err != nil && !errors.As(err, &no) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ondisk.ErrACL) && !errors.Is(err, namei.ErrNoXattr) {
+	if err != nil && !errors.As(err, &no) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, namei.ErrNoXattr) {
 		v.Errorf("%s: %v has no number", what, err)
 	}
 }
@@ -764,6 +764,14 @@ func TestFlags(t *testing.T) {
 				return errUndo
 			})
 		},
+		"tmpfile": func() error {
+			return v.try(func(tx *trans.Tx) error {
+				if _, err := v.w.CreateUnlinked(tx, d, &namei.NewInode{Mode: reg}); err != nil {
+					return err
+				}
+				return errUndo
+			})
+		},
 		"create": func() error {
 			return v.try(func(tx *trans.Tx) error {
 				if _, err := v.w.Create(tx, d, []byte("new"), &namei.NewInode{Mode: reg}); err != nil {
@@ -780,7 +788,7 @@ func TestFlags(t *testing.T) {
 	}{
 		{f, 0, ""}, {f, ondisk.InodeNodump | ondisk.InodeSync, ""},
 		{f, ondisk.InodeImmutable, "chmod touch setxattr unlink rename link"}, {f, ondisk.InodeAppend, "chmod setxattr unlink rename link"},
-		{d, ondisk.InodeImmutable, "unlink rename create"}, {d, ondisk.InodeAppend, "unlink rename"},
+		{d, ondisk.InodeImmutable, "unlink rename create tmpfile"}, {d, ondisk.InodeAppend, "unlink rename"},
 	} {
 		v.wants("set", flag(tt.id, tt.flags, namei.UserFlags), nil)
 		for name, op := range ops {
