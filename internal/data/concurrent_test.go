@@ -32,7 +32,7 @@ func TestConcurrent(t *testing.T) {
 			writers.Go(func() {
 				r := rand.New(rand.NewPCG(7, uint64(i)))
 				p := make([]byte, size)
-				for n := range uint64(150) {
+				for n := range uint64(50) {
 					block := r.IntN(blocks/goroutines)*goroutines + i
 					for j := 0; j < size; j += 16 {
 						binary.LittleEndian.PutUint64(p[j:], n+1)

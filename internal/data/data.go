@@ -1,4 +1,4 @@
-// Package data reads the content of files.
+// Package data reads and writes the content of files: [Reader] those of a filesystem that does not change, [Writer] those of one that does.
 //
 // # From a range of a file to bytes
 //

@@ -13,7 +13,7 @@ import (
 
 var (
 	modelSeed = flag.Uint64("data.seed", 1, "of the random operations")
-	modelOps  = flag.Int("data.ops", 120, "random operations on each filesystem")
+	modelOps  = flag.Int("data.ops", 70, "random operations on each filesystem")
 )
 
 func modelShapes() []enginetest.Shape {
@@ -55,8 +55,8 @@ func TestModel(t *testing.T) {
 				randomOp(w, r, block)
 				w.checkAll()
 				w.noMessages()
-				if n%50 == 49 {
-					w.remount(n%100 == 49)
+				if n%30 == 29 {
+					w.remount(n%60 == 29)
 					w.checkAll()
 				}
 			}
