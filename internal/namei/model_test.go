@@ -4,6 +4,7 @@ import (
 	stdcmp "cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -25,6 +26,8 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 	"github.com/go-bcachefs/bcachefs/internal/trans"
 )
+
+var modelSeed = flag.Uint64("namei.seed", 0, "added to the seeds of TestModel")
 
 // where is an inode in a subvolume.
 type where struct {
@@ -532,7 +535,7 @@ func TestModel(t *testing.T) {
 		3: func(t *testing.T) *volume { return openGolden(t, "snapshots") },
 	} {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			r := newRunner(open(t), seed)
+			r := newRunner(open(t), seed+*modelSeed)
 			for range rounds {
 				r.run(ops)
 				r.check()
