@@ -46,6 +46,7 @@ type backref struct {
 	subvol    uint32
 	unlinked  bool
 	unlisted  bool // and it is not on the list of those to be deleted
+	dir       bool
 	olderRoot bool
 }
 
@@ -69,10 +70,12 @@ func (x *inodeCheck) inode(ctx context.Context, _ uint64, vs versions, all []uin
 		if err != nil {
 			return err
 		}
-		b := backref{id: inodeID{v.in.Inum, v.snapshot}, subvol: v.in.Subvol, unlinked: v.in.Flags&ondisk.InodeUnlinked != 0, unlisted: unlisted,
+		b := backref{id: inodeID{v.in.Inum, v.snapshot}, subvol: v.in.Subvol, unlinked: v.in.Flags&ondisk.InodeUnlinked != 0, unlisted: unlisted, dir: v.in.IsDir(),
 			olderRoot: x.f.olderRoot(v, vs)}
 		if !hasBackpointer(&v.in) {
-			x.checkListed(&b)
+			if err := x.checkListed(&b); err != nil {
+				return err
+			}
 			continue
 		}
 		b.at, b.ok = x.f.backpointer(v)
@@ -83,12 +86,28 @@ func (x *inodeCheck) inode(ctx context.Context, _ uint64, vs versions, all []uin
 	return nil
 }
 
-// checkListed tells of an inode without names that is not on the list.
-func (x *inodeCheck) checkListed(b *backref) {
+// checkListed tells of an inode without names that is not on the list. The reference takes the mark off directories, and then finds that nothing
+// leads to them; it does that even to those that are on the list, which are none of our business: the next mount deletes them.
+func (x *inodeCheck) checkListed(b *backref) error {
+	if b.unlisted && b.dir {
+		return x.f.c.noName(b.id)
+	}
 	if b.unlisted {
 		x.f.c.at(idUnlinkedInodeNotOnDeletedList, ondisk.BtreeInodes, 0, ondisk.Pos{Offset: b.id.inum, Snapshot: b.id.snapshot}, "put it there",
 			"inode unlinked, but not on deleted list")
 	}
+	return nil
+}
+
+// noName notes that an inode has no entry where it says, for check_unreachable_inodes.
+func (c *checker) noName(id inodeID) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if int64(len(c.unbacked))*64 > c.opts.MemoryBytes/8 {
+		return ErrMemory
+	}
+	c.unbacked[id] = true
+	return nil
 }
 
 func (x *inodeCheck) wrong(id ondisk.ErrorID, v *version, repair, format string, args ...any) {
@@ -173,23 +192,17 @@ func (x *inodeCheck) checkBackpointer(ctx context.Context, b *backref) error {
 	default:
 		x.f.c.at(idInodePointsToWrongDirent, ondisk.BtreeInodes, 0, at, clear, "inode points to dirent that does not point back, at %v", b.at)
 	}
-	if !leads {
-		x.checkListed(b)
-	}
-	if leads || b.olderRoot {
+	if leads {
 		return nil
 	}
-	x.f.c.mu.Lock()
-	defer x.f.c.mu.Unlock()
-	if int64(len(x.f.c.unbacked))*64 > x.f.c.opts.MemoryBytes/8 {
-		return ErrMemory
+	if err := x.checkListed(b); err != nil || b.olderRoot {
+		return err
 	}
-	x.f.c.unbacked[b.id] = true
-	return nil
+	return x.f.c.noName(b.id)
 }
 
-// checkUnlinked checks that a directory without names is empty. Of others it reports whether they are missing from the list of those to be
-// deleted.
+// checkUnlinked checks that a directory without names is empty. It reports whether an inode without names is missing from the list of those
+// to be deleted.
 func (x *inodeCheck) checkUnlinked(ctx context.Context, v *version, all []uint32) (unlisted bool, err error) {
 	if v.in.Flags&ondisk.InodeUnlinked == 0 {
 		return false, nil
@@ -202,7 +215,9 @@ func (x *inodeCheck) checkUnlinked(ctx context.Context, v *version, all []uint32
 		if err == nil && !empty {
 			x.wrong(idInodeDirUnlinkedButNotEmpty, v, "clear the flag", "dir unlinked but not empty")
 		}
-		return false, err
+		if err != nil || !empty {
+			return false, err
+		}
 	}
 	if !x.f.c.since(2) || x.f.c.lost.any(ondisk.BtreeDeletedInodes) || x.f.childSnapshots(v.snapshot, all) {
 		return false, nil

@@ -14,8 +14,11 @@ func (c *checker) checkUnreachableInodes(ctx context.Context) error {
 	}
 	suspect := func(v *version, vs versions) bool {
 		in := &v.in
-		return !isRoot(in) && !f.olderRoot(v, vs) && in.Flags&ondisk.InodeUnlinked == 0 &&
-			(!hasBackpointer(in) || c.unbacked[inodeID{in.Inum, v.snapshot}])
+		lost := c.unbacked[inodeID{in.Inum, v.snapshot}]
+		if in.Flags&ondisk.InodeUnlinked != 0 {
+			return lost && in.IsDir() && !f.olderRoot(v, vs)
+		}
+		return !isRoot(in) && !f.olderRoot(v, vs) && (lost || !hasBackpointer(in))
 	}
 	return f.countLinks(ctx, suspect, func(*ondisk.Dirent) bool { return true }, f.unreachable)
 }

@@ -125,6 +125,14 @@ var fileMutations = []mutation{
 		p.put(ondisk.BtreeDeletedInodes, ondisk.Key{Type: ondisk.KeySet, Pos: p.unlink()})
 		return found{"deleted_inode_but_clean": 1}
 	}},
+	{"directory unlinked", "basic", func(p *patched) found {
+		p.put(ondisk.BtreeDeletedInodes, ondisk.Key{Type: ondisk.KeySet, Pos: p.unlinkDir()})
+		return found{"deleted_inode_but_clean": 1}
+	}},
+	{"directory unlinked, not on the list", "basic", func(p *patched) found {
+		p.unlinkDir()
+		return found{"inode_unreachable": 1}
+	}},
 	{"list of the deleted: no inode", "basic", func(p *patched) found {
 		p.put(ondisk.BtreeDeletedInodes, ondisk.Key{Type: ondisk.KeySet, Pos: ondisk.Pos{Offset: nowhere, Snapshot: ^uint32(0)}})
 		return found{"deleted_inode_missing": 1}

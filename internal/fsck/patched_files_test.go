@@ -138,6 +138,21 @@ func (p *patched) shared() (in ondisk.Inode, child uint32) {
 	return in, child
 }
 
+// unlinkDir removes the name of an empty directory, which is to be deleted, and returns its position.
+func (p *patched) unlinkDir() ondisk.Pos {
+	in := p.inode(func(in *ondisk.Inode) bool {
+		return in.IsDir() && in.Dir != 0 && !p.holds(ondisk.BtreeDirents, in.Inum)
+	})
+	p.delete(ondisk.BtreeDirents, p.nameOf(&in).Pos)
+	parent := p.inode(func(o *ondisk.Inode) bool { return o.Inum == in.Dir })
+	parent.NlinkRaw--
+	p.putInode(parent)
+	in.Dir, in.DirOffset = 0, 0
+	in.Flags |= ondisk.InodeUnlinked
+	p.putInode(in)
+	return inodePos(&in)
+}
+
 func (p *patched) holds(id ondisk.BtreeID, inum uint64) bool {
 	return p.count(id, ondisk.Pos{Inode: inum}, ondisk.Pos{Inode: inum, Offset: ^uint64(0), Snapshot: ^uint32(0)}) > 0
 }
