@@ -235,6 +235,13 @@ func allowedAs(t ondisk.DataType) ondisk.DataType {
 	return ondisk.DataUser
 }
 
+// InTarget tells whether a device belongs to a target, and whether the target has devices that data may be written to. It is a [TargetFunc].
+func (a *Allocator) InTarget(target uint16, dev uint8) (in, usable bool) {
+	sp := a.spaces.Load()
+	set, ok := sp.target(target)
+	return ok && set.Has(dev), ok && sp.rw[ondisk.DataUser].And(set).Len() > 0
+}
+
 // target returns the devices of a target; ok is false if it means all, also because what it names does not exist any more.
 func (s *spaces) target(t uint16) (set DevSet, ok bool) {
 	switch {

@@ -3,17 +3,22 @@ package data_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/go-bcachefs/bcachefs"
+	"github.com/go-bcachefs/bcachefs/internal/enginetest"
 	"github.com/go-bcachefs/bcachefs/internal/kernelvm"
 	"github.com/go-bcachefs/bcachefs/internal/manifest"
 )
 
 const driverPassphrase = "a passphrase"
+
+var driverShape = flag.String("data.shape", "", "has the driver look at filesystems of this name only")
 
 // The driver reads the same bytes of what was written with every option, finds nothing wrong, and can go on with it.
 func TestDriver(t *testing.T) {
@@ -21,6 +26,9 @@ func TestDriver(t *testing.T) {
 	shapes := modelShapes()
 	shapes[0], shapes[1] = shapes[1], shapes[0] // the machine is told the key of the first; the other encrypted one has no passphrase
 	shapes[0].Options.Passphrase = []byte(driverPassphrase)
+	if *driverShape != "" {
+		shapes = slices.DeleteFunc(shapes, func(s enginetest.Shape) bool { return !strings.Contains(s.Name, *driverShape) })
+	}
 	var all [][]string
 	dir := t.TempDir()
 	for i, s := range shapes {
@@ -41,7 +49,7 @@ func TestDriver(t *testing.T) {
 		w.must(err)
 		all = append(all, paths)
 	}
-	for i, r := range kernelvm.MustBeClean(t, all, kernelvm.CheckOptions{ReadWrite: true, Passphrase: driverPassphrase}) {
+	for i, r := range kernelvm.MustBeClean(t, all, kernelvm.CheckOptions{ReadWrite: true, Passphrase: string(shapes[0].Options.Passphrase)}) {
 		ours := strings.Split(manifestOf(t, all[i]), "\n")
 		theirs := strings.Split(string(r.Manifest), "\n")
 		if len(ours) != len(theirs) {

@@ -23,6 +23,8 @@ func modelShapes() []enginetest.Shape {
 	wide.Options.Encrypted = true
 	small := shape("small buckets", map[string]string{"block_size": "512", "compression": "zstd:3", "data_checksum": "crc64"}, 48)
 	small.Devices[0].BucketBytes = 32 << 10
+	targets := shape("targets", map[string]string{"foreground_target": "fast", "background_target": "slow", "background_compression": "lz4"}, 40, 40)
+	targets.Devices[0].Label, targets.Devices[1].Label = "fast", "slow"
 	return []enginetest.Shape{
 		shape("plain", nil, 48), encrypted, wide, small,
 		shape("no checksum", map[string]string{"data_checksum": "none"}, 48),
@@ -31,6 +33,7 @@ func modelShapes() []enginetest.Shape {
 		shape("lz4 unchecked", map[string]string{"data_checksum": "none", "compression": "lz4", "background_compression": "gzip"}, 48),
 		shape("mirrored", map[string]string{"data_replicas": "2", "compression": "lz4:9"}, 40, 40),
 		shape("nocow", map[string]string{"nocow": "1"}, 48),
+		targets,
 		shape("nocow mirrored", map[string]string{"nocow": "1", "data_replicas": "2"}, 40, 40),
 	}
 }

@@ -433,6 +433,7 @@ func (rw *RW) makeAllocator(sb *ondisk.Superblock) (err error) {
 	rw.Triggers, err = alloc.NewTriggers(alloc.TriggerConfig{
 		Version: sb.Version, Devices: rw.Devices, NodeSectors: nodeSectors, ExtentTypeU64s: sb.ExtentTypeU64s(), Clock: rw.clock,
 		Claims: rw.Alloc, Snapshots: snapshotTree{rw.Snapshots}, IndexTrusted: rw.trusted.Load, Report: rw.inconsistent, Became: rw.Alloc.Became,
+		Target: rw.Alloc.InTarget,
 	})
 	if err != nil {
 		return err

@@ -53,6 +53,7 @@ func (rw *RW) DataConfig() data.WriterConfig {
 		Now:      func() int64 { return rw.now().UnixNano() },
 		TimeBase: int64(sb.TimeBase), TimePrecision: sb.TimePrecision,
 		SetFeatures: rw.SetFeatures,
+		InTarget:    rw.Alloc.InTarget,
 		OnWriteError: func(dev uint8, err error) {
 			rw.message("device %d: %v", dev, fmt.Errorf("data was not written: %w", err))
 		},
