@@ -41,22 +41,54 @@ func (v *Volumes) DeleteDead(ctx context.Context) (Cleaned, error) {
 	if err != nil {
 		return c, err
 	}
-	g := findGone(nodes)
+	dying := v.stillDying(nodes)
+	g := findGone(nodes, dying)
 	if err := v.sweep(ctx, g, &c); err != nil {
 		return c, err
 	}
-	// Children come before their parents: then each that is to go has at most one child left.
-	for _, id := range slices.Sorted(maps.Keys(g.dead)) {
-		if err := v.deleteNode(ctx, id, &c); err != nil {
+	for _, id := range v.order(g, dying) {
+		if err := v.deleteNode(ctx, id, dying[id], &c); err != nil {
 			return c, fmt.Errorf("snapshot %d: %w", id, err)
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(g.into)) {
-		if err := v.deleteNode(ctx, id, &c); err != nil {
-			return c, fmt.Errorf("snapshot %d: %w", id, err)
-		}
+	v.mu.Lock()
+	for id := range dying {
+		delete(v.dying, id)
 	}
+	v.mu.Unlock()
 	return c, v.fixPlaces(ctx)
+}
+
+// stillDying returns what [Volumes.Delete] has left to be deleted, of what is there.
+func (v *Volumes) stillDying(nodes map[uint32]ondisk.Snapshot) map[uint32]uint32 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	maps.DeleteFunc(v.dying, func(node, id uint32) bool { return nodes[node].Subvol != id })
+	return maps.Clone(v.dying)
+}
+
+// order tells the order in which nodes go: such that each has one child at most by then, and that the last one of a tree whose subvolume is still
+// there is the node of that.
+func (v *Volumes) order(g gone, dying map[uint32]uint32) (ids []uint32) {
+	above := func(id uint32) bool {
+		for node := range dying {
+			if v.cfg.Table.IsAncestor(id, node) {
+				return true
+			}
+		}
+		return false
+	}
+	var later []uint32
+	for _, id := range slices.Sorted(maps.Keys(g.dead)) { // children first
+		switch _, is := dying[id]; {
+		case is:
+		case above(id):
+			later = append(later, id)
+		default:
+			ids = append(ids, id)
+		}
+	}
+	return slices.Concat(ids, slices.Sorted(maps.Keys(g.into)), later, slices.Sorted(maps.Keys(dying)))
 }
 
 // load reads all nodes but for tombstones, which newer drivers leave behind: they have no keys and are in no tree.
@@ -135,15 +167,18 @@ type gone struct {
 	chain map[uint32][]uint32
 }
 
-func findGone(nodes map[uint32]ondisk.Snapshot) gone {
+// findGone tells which nodes go, besides those of the subvolumes that are dying.
+func findGone(nodes map[uint32]ondisk.Snapshot, dying map[uint32]uint32) gone {
 	g := gone{dead: map[uint32]bool{}, into: map[uint32]uint32{}, chain: map[uint32][]uint32{}}
 	isDead := func(id uint32) bool { return g.dead[id] }
 	for _, id := range slices.Backward(byID(nodes)) { // children first
 		n := nodes[id]
 		live := alive(&n, isDead)
-		switch {
+		switch _, is := dying[id]; {
+		case is:
+			g.dead[id] = true
 		case n.Flags&ondisk.SnapshotSubvol != 0:
-		case len(live) == 0 && n.Flags&ondisk.SnapshotWillDelete != 0:
+		case len(live) == 0: // it is marked, or above one that is dying
 			g.dead[id] = true
 		case len(live) == 1:
 			to := live[0]
@@ -288,8 +323,8 @@ func exact(tx *trans.Tx, btree ondisk.BtreeID, p ondisk.Pos) (ondisk.Key, bool, 
 	return tx.Iter(btree, p, trans.Intent|trans.AllSnapshots|trans.NotExtents).PeekSlot()
 }
 
-// deleteNode takes a node without keys, and with one child at most, out of its tree.
-func (v *Volumes) deleteNode(ctx context.Context, id uint32, c *Cleaned) error {
+// deleteNode takes a node without keys, and with one child at most, out of its tree, and its subvolume with it if it is not 0.
+func (v *Volumes) deleteNode(ctx context.Context, id, subvol uint32, c *Cleaned) error {
 	did := false
 	err := v.update(ctx, func(tx *trans.Tx) error {
 		did = false
@@ -301,8 +336,17 @@ func (v *Volumes) deleteNode(ctx context.Context, id uint32, c *Cleaned) error {
 		if err != nil {
 			return err
 		}
-		if n.Flags&ondisk.SnapshotSubvol != 0 || n.Children[1] != 0 {
+		if n.Subvol != subvol || n.Children[1] != 0 || subvol != 0 && n.Children[0] != 0 {
 			return fmt.Errorf("it is used: subvolume %d, children %d", n.Subvol, n.Children)
+		}
+		if subvol != 0 {
+			s, err := Get(tx, subvol, trans.ForUpdate)
+			if err != nil {
+				return err
+			}
+			if err := put(tx, subvol, &s, nil); err != nil {
+				return err
+			}
 		}
 		e.nodes[id], e.dirty[id] = nil, true
 		child := n.Children[0]

@@ -46,6 +46,7 @@ func (v *Volumes) Unlink(tx *trans.Tx, id uint32, unlink func(tx *trans.Tx, at E
 	}
 	was := s
 	s.Flags |= ondisk.SubvolumeUnlinked
+	s.FSPathParent = 0
 	return put(tx, id, &was, &s)
 }
 
@@ -55,7 +56,9 @@ func (v *Volumes) Delete(ctx context.Context, id uint32) error {
 	if err := v.reparent(ctx, id); err != nil {
 		return err
 	}
-	return v.update(ctx, func(tx *trans.Tx) error {
+	var node uint32
+	last := false
+	err := v.update(ctx, func(tx *trans.Tx) error {
 		if _, err := lockShape(tx); err != nil {
 			return err
 		}
@@ -74,13 +77,14 @@ func (v *Volumes) Delete(ctx context.Context, id uint32) error {
 		if n.Subvol != id {
 			return fmt.Errorf("subvolume %d: its snapshot %d is that of subvolume %d: %w", id, s.Snapshot, n.Subvol, syscall.EIO)
 		}
+		if last, err = newMaster(tx, n.Tree, id); err != nil || last {
+			node = s.Snapshot
+			return err
+		}
 		n.Flags = n.Flags&^ondisk.SnapshotSubvol | ondisk.SnapshotWillDelete
 		n.Subvol = 0
 		e.set(s.Snapshot, n)
 		if err := e.apply(); err != nil {
-			return err
-		}
-		if err := newMaster(tx, n.Tree, id); err != nil {
 			return err
 		}
 		if err := v.renameRoots(tx, id, &s); err != nil {
@@ -88,6 +92,12 @@ func (v *Volumes) Delete(ctx context.Context, id uint32) error {
 		}
 		return put(tx, id, &s, nil)
 	})
+	if err == nil && last {
+		v.mu.Lock()
+		v.dying[node] = id
+		v.mu.Unlock()
+	}
+	return err
 }
 
 // reparent has snapshots that were taken of a subvolume descend from the one that it was taken of itself.
@@ -144,19 +154,20 @@ func (v *Volumes) reparent(ctx context.Context, id uint32) error {
 }
 
 // newMaster gives a tree another main subvolume if it is the one that goes: one that is no snapshot, else the oldest one, which
-// then counts as no snapshot any more. A tree without any goes with its nodes.
-func newMaster(tx *trans.Tx, id, gone uint32) error {
+// then counts as no snapshot any more. If there is none that was not unlinked, one of those is. It reports whether there is none at all.
+func newMaster(tx *trans.Tx, id, gone uint32) (last bool, err error) {
 	k, ok, err := tx.Get(ondisk.BtreeSnapshotTrees, idPos(id), trans.ForUpdate)
 	if err != nil || !ok {
-		return err
+		return false, err
 	}
 	tree, err := ondisk.DecodeSnapshotTree(k)
 	if err != nil || tree.MasterSubvol != gone {
-		return err
+		return false, err
 	}
+	const worse = ondisk.SubvolumeUnlinked | ondisk.SubvolumeSnap // the greater flag counts more
 	var best *Subvolume
 	err = eachSubvolume(tx, func(s Subvolume) error {
-		if s.ID == gone || s.EffectiveState() != ondisk.SubvolumeStateLive {
+		if s.ID == gone {
 			return nil
 		}
 		k, ok, err := tx.Get(ondisk.BtreeSnapshots, idPos(s.Snapshot), 0)
@@ -167,28 +178,28 @@ func newMaster(tx *trans.Tx, id, gone uint32) error {
 		if err != nil || n.Tree != id {
 			return err
 		}
-		if best == nil || best.Flags&ondisk.SubvolumeSnap > s.Flags&ondisk.SubvolumeSnap {
+		if best == nil || best.Flags&worse > s.Flags&worse {
 			best = &s
 		}
 		return nil
 	})
 	if err != nil || best == nil {
-		return err
+		return err == nil, err
 	}
-	s, err := live(tx, best.ID) // as it is now
+	s, err := Get(tx, best.ID, trans.ForUpdate) // as it is now
 	if errors.Is(err, ErrNoSubvolume) {
 		err = fmt.Errorf("the main subvolume to be was deleted: %w", trans.ErrRestart)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	was := s
 	s.Flags &^= ondisk.SubvolumeSnap
 	tree.MasterSubvol = best.ID
 	if err := put(tx, best.ID, &was, &s); err != nil {
-		return err
+		return false, err
 	}
-	return putTree(tx, id, &tree)
+	return false, putTree(tx, id, &tree)
 }
 
 // renameRoots gives the older versions of the root directory, which the snapshots keep that were taken of the subvolume, to another one that has
@@ -196,7 +207,7 @@ func newMaster(tx *trans.Tx, id, gone uint32) error {
 func (v *Volumes) renameRoots(tx *trans.Tx, id uint32, s *ondisk.Subvolume) error {
 	var others []Subvolume
 	err := eachSubvolume(tx, func(o Subvolume) error {
-		if o.ID != id && o.Inode == s.Inode && o.EffectiveState() == ondisk.SubvolumeStateLive {
+		if o.ID != id && o.Inode == s.Inode {
 			others = append(others, o)
 		}
 		return nil

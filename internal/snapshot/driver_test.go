@@ -55,6 +55,8 @@ func sameList(t *testing.T, what string, ours, theirs []byte) {
 func used(t *testing.T, seed uint64) *model {
 	t.Helper()
 	m := newModel(t, seed, smallShape())
+	// The driver's check_nlinks passes over versions of an inode with one link: it counts their names for an older version with more.
+	m.noLinks = true
 	for range 200 {
 		m.step()
 	}
@@ -89,7 +91,12 @@ func TestDriver(t *testing.T) {
 			v := m.leaf()
 			m.unlink(v)
 			m.ok(m.volumes.Delete(m.ctx, v.id))
+			own := m.create(m.subvols[0], nil, false) // the last of its tree
+			m.write(own)
+			m.unlink(own)
+			m.ok(m.volumes.Delete(m.ctx, own.id))
 			m.close()
+			fscktest.MustBeCleanMemory(t, m.disks.Devices...)
 		case 2:
 			m.ok(m.sync())
 			m.rw.Abandon()

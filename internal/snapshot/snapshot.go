@@ -12,7 +12,8 @@
 // A subvolume is deleted in steps, each of which leaves a sound filesystem that [Volumes.Recover] goes on with after a crash:
 //
 //  1. [Volumes.Unlink] removes its name and marks it.
-//  2. [Volumes.Delete], once nobody uses it any more, deletes it and marks its snapshot node as dead.
+//  2. [Volumes.Delete], once nobody uses it any more, deletes it and marks its snapshot node as dead. The last one of a tree stays, with its
+//     mark, until all else of the tree is gone, as the driver's check does not take trees without subvolumes.
 //  3. [Volumes.DeleteDead] deletes the keys of dead nodes. Of inner nodes that have only one child left it moves those to the node below, as
 //     far as there is none at the same position: nobody can tell the two apart any more. Then these nodes go themselves.
 //
@@ -79,7 +80,11 @@ type Config struct {
 // Volumes are the subvolumes and snapshots of one filesystem that is open for writing. Methods are safe for concurrent use.
 type Volumes struct {
 	cfg  Config
-	dead sync.Mutex   // one deletes what is dead at a time
+	dead sync.Mutex // one deletes what is dead at a time
+
+	mu    sync.Mutex
+	dying map[uint32]uint32 // subvolumes, by snapshot, that were deleted but stay until their keys are gone: the last of their trees
+
 	each func() error // called before each transaction of deletions; for tests, nil otherwise
 }
 
@@ -89,7 +94,7 @@ func New(cfg Config) *Volumes {
 		cfg.Rand = rand.Uint64
 	}
 	cfg.TimePrecision = max(cfg.TimePrecision, 1)
-	return &Volumes{cfg: cfg}
+	return &Volumes{cfg: cfg, dying: map[uint32]uint32{}}
 }
 
 // now is the time as inodes have it.

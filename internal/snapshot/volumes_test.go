@@ -62,6 +62,7 @@ type model struct {
 	rnd     *rand.Rand
 	subvols []*volume // [0] is the first subvolume
 	nth     int       // for names
+	noLinks bool      // files have one name each
 	log     []string
 }
 
@@ -173,7 +174,7 @@ func (m *model) write(v *volume) {
 	w := m.in(v)
 	path := m.someFile(v)
 	what := m.rnd.IntN(12)
-	if path == "" {
+	if path == "" || what == 10 && m.noLinks {
 		what = m.rnd.IntN(2)
 	}
 	var f *file
