@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/go-bcachefs/bcachefs"
-	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/codec/checksum"
 	"github.com/go-bcachefs/bcachefs/internal/engine"
 	"github.com/go-bcachefs/bcachefs/internal/enginetest"
@@ -55,7 +54,6 @@ type model struct {
 	*testing.T
 	ctx     context.Context
 	disks   *enginetest.Disks
-	devices []blockdev.Device
 	rw      *engine.RW
 	files   *enginetest.Volume
 	volumes *snapshot.Volumes
@@ -308,10 +306,6 @@ func (m *model) unlink(v *volume) bool {
 			m.Fatalf("deleting subvolume %d, in which there are others: %v", v.id, err)
 		}
 		return false
-	}
-	if errors.Is(err, snapshot.ErrHasSubvolumes) { // that were unlinked, but not deleted
-		m.deleteUnlinked()
-		err = m.tryUnlink(v)
 	}
 	m.ok(err)
 	delete(v.parent.children, v.name)
