@@ -167,12 +167,19 @@ func TestNoSpace(t *testing.T) {
 				t.Errorf("%d sectors are promised", u.Promised)
 			}
 			sizes = append(sizes, len(f.content))
+			shared := w.file("shared")
+			w.copyRange(f, 0, shared, 0, 1<<20)
+			w.truncate(shared, 1<<20-100) // what is shared has to be copied for it
+			w.check(shared)
+			w.truncate(shared, 0)
 			w.truncate(f, 0)
 			w.truncate(reserved, 0)
 			if u := w.rw.Space.Usage(); u.Totals.Data+u.Totals.Reserved != 0 {
 				t.Errorf("%+v after all was deleted", u.Totals)
 			}
 			_, err = w.v.Unlink(t.Context(), 4096, "full")
+			w.must(err)
+			_, err = w.v.Unlink(t.Context(), 4096, "shared")
 			w.must(err)
 			_, err = w.v.Unlink(t.Context(), 4096, "reserved")
 			w.must(err)

@@ -47,6 +47,7 @@ func (x *op) extend(ctx context.Context, size uint64) error {
 // shrink makes a file smaller.
 func (x *op) shrink(ctx context.Context, size uint64) error {
 	w := x.w
+	x.frees = true
 	// The rest of the last block first: it is rewritten as long as the file still ends behind, as what is in a file that ends there
 	// would be inline data.
 	if err := x.zeroIn(ctx, size, roundUp(size, w.block)); err != nil {
@@ -139,6 +140,7 @@ func (x *op) punch(ctx context.Context, start, end uint64) error {
 	if end >= x.size { // what is behind the end of the file goes too
 		end = max(end, roundUp(x.size, x.w.block))
 	}
+	x.frees = true
 	if err := x.zeroEdges(ctx, start, end); err != nil {
 		return err
 	}

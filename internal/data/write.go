@@ -31,6 +31,7 @@ type op struct {
 	size    uint64 // of the file at the start
 	newSize uint64 // the file grows to it, as far as it was written; 0: it does not
 	seq     uint64 // the newest journal entry with a change
+	frees   bool   // it makes space in the end, and is not refused the little that it takes before
 }
 
 func (w *Writer) newOp(ctx context.Context, id ID, o *WriteOptions) (*op, error) {
@@ -297,8 +298,10 @@ func (x *op) reserve(ctx context.Context, start, end uint64) (alloc.Reservation,
 	if err == nil || !errors.Is(err, alloc.ErrNoSpace) {
 		return promise, err
 	}
-	if has, other := x.hasSpace(ctx, start, end); other != nil || !has {
-		return promise, errors.Join(err, other)
+	if !x.frees {
+		if has, other := x.hasSpace(ctx, start, end); other != nil || !has {
+			return promise, errors.Join(err, other)
+		}
 	}
 	return x.w.cfg.Space.Reserve(end-start, x.opts.Replicas, alloc.ReserveNoFail)
 }
