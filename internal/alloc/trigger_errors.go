@@ -35,6 +35,9 @@ type Owner struct {
 }
 
 func (o Owner) String() string {
+	if o == (Owner{}) {
+		return "space that has no owner yet"
+	}
 	what := "a key"
 	if o.Type != ondisk.KeyDeleted {
 		what = "the " + o.Type.String()
