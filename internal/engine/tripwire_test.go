@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -40,14 +41,10 @@ func TestTripwire(t *testing.T) {
 			return w.put(w.extent(w.mine, p))
 		}, "alloc_key_to_nonempty_not_open", []string{"MINE"}},
 		{"a bucket that is not free is to be opened", func(w *tripwire) error {
-			dev := w.v.RW.Devices.Get(0)
-			b, _ := dev.Bucket(w.theirs.ptr.Offset)
-			k := ondisk.FreespaceRange{Dev: 0, First: b, Len: 1}.Key()
-			err := w.v.RW.Store.Update(w.Context(), func(tx *trans.Tx) error { return tx.Update(ondisk.BtreeFreespace, k, trans.NoTriggers) })
-			if err != nil {
+			if err := w.usedBehindTheIndex(); err != nil {
 				return err
 			}
-			return w.allocateAround()
+			return w.allocateAll()
 		}, "need_discard_freespace_key_bad", []string{"THEIRS"}}, // it may be wanted for a btree node first
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -159,18 +156,45 @@ func (w *tripwire) freeBucket() (at ondisk.Sector, gen uint8) {
 	return at, gen
 }
 
-// allocateAround allocates one bucket after the other, and gives each back, until the search has been everywhere.
-func (w *tripwire) allocateAround() error {
+// usedBehindTheIndex makes all free buckets ones that the other file fills, of which freespace knows nothing.
+func (w *tripwire) usedBehindTheIndex() error {
 	dev := w.v.RW.Devices.Get(0)
-	for range 4 * int(dev.NBuckets) {
-		var al alloc.Allocation
-		req := alloc.Request{Sectors: dev.BucketSize, Min: dev.BucketSize, DataType: ondisk.DataUser, WritePoint: 1, Replicas: 1,
-			Owner: alloc.Owner{Btree: ondisk.BtreeExtents, Pos: w.mine.end, Sectors: dev.BucketSize}}
-		err := w.v.RW.Alloc.AllocSectors(w.Context(), &req, &al)
-		al.Done(w.Context())
-		if err != nil {
+	return w.v.RW.Store.Update(w.Context(), func(tx *trans.Tx) error {
+		for b := ondisk.Bucket(dev.FirstBucket); b < dev.NBuckets; b++ {
+			a, err := alloc.GetAlloc(tx, 0, b, trans.ForUpdate)
+			if err != nil {
+				return err
+			}
+			if a.DataType != ondisk.DataFree || w.v.RW.Alloc.Claim(0, b) != alloc.NotClaimed {
+				continue
+			}
+			a.DataType, a.DirtySectors = ondisk.DataUser, 8
+			if err := alloc.SetAlloc(tx, 0, b, &a, trans.NoTriggers); err != nil {
+				return err
+			}
+			from, _ := alloc.BackpointersOf(dev, b)
+			bp := ondisk.Backpointer{Btree: ondisk.BtreeExtents, DataType: ondisk.DataUser, BucketLen: 8, Pos: w.theirs.end}
+			tx.UpdateBuffered(ondisk.BtreeBackpointers, ondisk.Key{Type: ondisk.KeyBackpointer, Pos: from, Val: bp.Encode()})
+		}
+		return nil
+	})
+}
+
+// allocateAll takes all the space there is.
+func (w *tripwire) allocateAll() error {
+	var all []*alloc.Allocation
+	defer func() {
+		for _, al := range all {
+			al.Done(context.Background())
+		}
+	}()
+	for point := alloc.WritePoint(1); ; point++ {
+		al := new(alloc.Allocation)
+		req := alloc.Request{Sectors: 64, DataType: ondisk.DataUser, WritePoint: point, Replicas: 1,
+			Owner: alloc.Owner{Btree: ondisk.BtreeExtents, Pos: w.mine.end, Sectors: 64}}
+		if err := w.v.RW.Alloc.AllocSectors(w.Context(), &req, al); err != nil {
 			return err
 		}
+		all = append(all, al)
 	}
-	return nil
 }
