@@ -201,5 +201,19 @@ func TestCrashDriver(t *testing.T) {
 		}
 		recovered = append(recovered, toFiles(t, st.Devices, dir, fmt.Sprint("recovered-", i)))
 	}
-	kernelvm.MustBeClean(t, slices.Concat(crashed, recovered), kernelvm.CheckOptions{ReadWrite: true})
+	for i, r := range kernelvm.Check(t, slices.Concat(crashed, recovered), kernelvm.CheckOptions{ReadWrite: true}) {
+		told := r.Status == 0
+		for line := range strings.Lines(r.Log) {
+			if !strings.HasPrefix(line, "E") {
+				continue
+			}
+			// A journal entry may be torn that was being written when power was cut: it is dropped.
+			if told = true; i >= len(crashed) || !strings.Contains(line, "journal checksum error") {
+				t.Errorf("%v: the driver says: %s", slices.Concat(crashed, recovered)[i], line)
+			}
+		}
+		if r.Status > 1 || !told {
+			t.Errorf("%v: the driver says: %s\n%s", slices.Concat(crashed, recovered)[i], r.Why, r.Log)
+		}
+	}
 }

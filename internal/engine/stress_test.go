@@ -209,15 +209,16 @@ func TestStressFull(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, early allocator %v", sh.Name, early), func(t *testing.T) {
 				t.Parallel()
 				s := newStress(t, sh)
-				var written [2]int
 				for round := range 2 {
 					v := s.open()
-					before := s.h.Len()
 					d := s.run(v, enginetest.Work{Seed: *stressSeed*1000 + uint64(10*i+round), Goroutines: 4, Ops: 1 << 20, SyncEvery: 50, MaxBlocks: 200, Full: true, Grow: true})
 					if !d.Full {
 						t.Fatalf("it was not filled: %+v", d)
 					}
-					written[round] = s.h.Len() - before
+					// Who was refused wanted 128 sectors of each replica at most; the others had been promised as much, and may have deleted since.
+					if u := v.RW.Space.Usage(); u.Free > uint64(len(sh.Devices))*128*4*2 || u.Promised != 0 {
+						t.Errorf("it is called full with %d of %d sectors free, %d promised", u.Free, u.Capacity, u.Promised)
+					}
 					// What needs no space for data still works, as does what makes room.
 					s.run(v, enginetest.Work{Seed: *stressSeed*1000 + uint64(10*i+round), Goroutines: 4, Ops: 400, SyncEvery: 50, Shrink: true})
 					if err := v.Empty(t.Context()); err != nil {
@@ -229,9 +230,6 @@ func TestStressFull(t *testing.T) {
 						v.RW.Abandon()
 					}
 					s.check()
-				}
-				if written[1] < written[0]/3 {
-					t.Errorf("filled with %d transactions, the second time with %d", written[0], written[1])
 				}
 			})
 		}
