@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs"
 	"github.com/go-bcachefs/bcachefs/internal/engine"
@@ -18,7 +19,7 @@ import (
 
 var (
 	stressOps  = flag.Int("engine.ops", 250, "operations of each goroutine and round of the stress tests")
-	stressLong = flag.Duration("engine.long", 0, "how long TestLong goes on")
+	stressLong = flag.Duration("engine.long", time.Second, "how long TestLong goes on; make stress asks for an hour")
 	stressSeed = flag.Uint64("engine.seed", 1, "seed of the stress tests")
 )
 
