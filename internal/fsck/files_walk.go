@@ -45,6 +45,12 @@ func (f *files) runs(ctx context.Context, id ondisk.BtreeID) ([]posRange, error)
 
 // eachHolder goes over all inodes and what they hold in a btree, from several goroutines, each of which has a holder of its own.
 func (f *files) eachHolder(ctx context.Context, id ondisk.BtreeID, newHolder func() holder) error {
+	return eachRun(ctx, f, id, newHolder, func(ctx context.Context, r posRange, h holder) error { return f.hold(ctx, id, r, h) })
+}
+
+// eachRun calls do for each part of a btree, from several goroutines, with a visitor for each that is flushed at its end.
+func eachRun[V interface{ flush(context.Context) error }](ctx context.Context, f *files, id ondisk.BtreeID, newVisitor func() V,
+	do func(ctx context.Context, r posRange, v V) error) error {
 	ranges, err := f.runs(ctx, id)
 	if err != nil {
 		return err
@@ -52,12 +58,12 @@ func (f *files) eachHolder(ctx context.Context, id ondisk.BtreeID, newHolder fun
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(f.c.opts.Parallel)
 	for _, r := range ranges {
-		h := newHolder()
+		v := newVisitor()
 		g.Go(func() error {
-			if err := f.hold(ctx, id, r, h); err != nil {
+			if err := do(ctx, r, v); err != nil {
 				return err
 			}
-			return h.flush(ctx)
+			return v.flush(ctx)
 		})
 	}
 	return g.Wait()
@@ -120,22 +126,9 @@ type inodeVisitor interface {
 // eachInode goes over all inodes, from several goroutines, each of which has a visitor of its own. With tell, keys in snapshots that do not
 // exist are told.
 func (f *files) eachInode(ctx context.Context, tell bool, newVisitor func() inodeVisitor) error {
-	ranges, err := f.runs(ctx, ondisk.BtreeInodes)
-	if err != nil {
-		return err
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(f.c.opts.Parallel)
-	for _, r := range ranges {
-		v := newVisitor()
-		g.Go(func() error {
-			if err := f.visitInodes(ctx, r, tell, v); err != nil {
-				return err
-			}
-			return v.flush(ctx)
-		})
-	}
-	return g.Wait()
+	return eachRun(ctx, f, ondisk.BtreeInodes, newVisitor, func(ctx context.Context, r posRange, v inodeVisitor) error {
+		return f.visitInodes(ctx, r, tell, v)
+	})
 }
 
 func (f *files) visitInodes(ctx context.Context, r posRange, tell bool, v inodeVisitor) error {
