@@ -50,15 +50,23 @@ func (w *Writer) shareFeatures(ctx context.Context) error {
 	return w.setFeatures(ctx, ondisk.FeatureReflink, ondisk.FeatureReflinkInlineData)
 }
 
+// checkRanges refuses ranges of two files that cannot be.
+func checkRanges(fromOff, off, n int64) error {
+	switch {
+	case fromOff < 0 || off < 0 || n < 0 || fromOff > maxFileSize-n:
+		return errInvalid
+	case off > maxFileSize-n:
+		return errTooBig
+	}
+	return nil
+}
+
 // Reflink makes n bytes of a file, at off, the same data as those of another or the same file at from: no data is copied, and neither
 // sees what is written to the other later. All are whole blocks, but for the end of from if the
 // range ends there and to ends with it. What is copied is at most up to the end of from; copied says how many bytes that is.
 func (w *Writer) Reflink(ctx context.Context, from ID, fromOff int64, to ID, off, n int64, o *WriteOptions) (copied int64, seq uint64, err error) {
-	if fromOff < 0 || off < 0 || n < 0 || fromOff > maxFileSize-n {
-		return 0, 0, errInvalid
-	}
-	if off > maxFileSize-n {
-		return 0, 0, errTooBig
+	if err := checkRanges(fromOff, off, n); err != nil {
+		return 0, 0, err
 	}
 	defer w.inodes.lockBoth(from, to)()
 	src, err := w.newOp(ctx, from, nil)
@@ -193,11 +201,8 @@ func (x *op) unmap(t *inodeTx, from, to, next uint64) (uint64, error) {
 // CopyRange copies n bytes between files, or within one if the ranges do not overlap: whole blocks that lie alike are shared, see [Writer.Reflink],
 // the rest is copied. It ends with the source.
 func (w *Writer) CopyRange(ctx context.Context, from ID, fromOff int64, to ID, off, n int64, o *WriteOptions) (copied int64, seq uint64, err error) {
-	if fromOff < 0 || off < 0 || n < 0 || fromOff > maxFileSize-n {
-		return 0, 0, errInvalid
-	}
-	if off > maxFileSize-n {
-		return 0, 0, errTooBig
+	if err := checkRanges(fromOff, off, n); err != nil {
+		return 0, 0, err
 	}
 	defer w.inodes.lockBoth(from, to)()
 	src, err := w.newOp(ctx, from, nil)
