@@ -64,8 +64,8 @@ func wire(ctx context.Context, e *engine.FS, opts *OpenOptions) (*FS, error) {
 	f.data = data.NewReader(data.Config{Trees: e.Reader, Devices: members{e}, Key: e.Key, ExtentTypes: e.SB.ExtentTypeU64s(),
 		CacheBytes: opts.ExtentCacheBytes, Parallel: opts.ReadParallelism})
 	f.tree = namei.New(namei.Config{Trees: e.Reader, Subvolume: f.subvolume, Casefold: defaultCasefold(e.SB), Target: f.targetName,
-		ReadFile: func(ctx context.Context, inum uint64, snapshot uint32, p []byte) (int, error) {
-			return f.data.ReadAt(ctx, inum, snapshot, p, 0)
+		ReadFile: func(ctx context.Context, id InodeID, p []byte) (int, error) {
+			return f.data.ReadAt(ctx, id.Inum, id.Snapshot, p, 0)
 		}})
 	root, err := f.tree.SubvolumeRoot(ctx, ondisk.RootSubvol)
 	if err != nil && ctx.Err() != nil {

@@ -68,7 +68,7 @@ type Config struct {
 	// Target names a target, as options have them, by its stored code.
 	Target func(code uint32) string
 	// ReadFile reads the start of an inode's data, for the targets of symbolic links.
-	ReadFile func(ctx context.Context, inum uint64, snapshot uint32, p []byte) (int, error)
+	ReadFile func(ctx context.Context, id ID, p []byte) (int, error)
 }
 
 // Tree looks up names and inodes of one filesystem.

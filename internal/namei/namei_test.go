@@ -87,8 +87,8 @@ func (w *world) open() *Tree {
 		}
 		return s, nil
 	}
-	w.cfg.ReadFile = func(_ context.Context, inum uint64, _ uint32, p []byte) (int, error) {
-		return copy(p, w.data[inum]), nil
+	w.cfg.ReadFile = func(_ context.Context, id ID, p []byte) (int, error) {
+		return copy(p, w.data[id.Inum]), nil
 	}
 	w.tree = New(w.cfg)
 	return w.tree

@@ -90,7 +90,7 @@ func (t *Tree) readlink(ctx context.Context, id ID, in *ondisk.Inode) (string, e
 		return "", ErrNotSymlink
 	}
 	b := make([]byte, min(in.Size, maxTarget))
-	if _, err := t.cfg.ReadFile(ctx, id.Inum, id.Snapshot, b); err != nil {
+	if _, err := t.cfg.ReadFile(ctx, id, b); err != nil {
 		return "", err
 	}
 	// The reference's FUSE driver counts the NUL behind the target in the size.

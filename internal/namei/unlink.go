@@ -101,7 +101,15 @@ func (w *Writer) unlinkSubvolume(tx *trans.Tx, id uint32) error {
 	} else if has {
 		return fmt.Errorf("subvolume %d has subvolumes in it: %w", id, ErrNotEmpty)
 	}
-	return w.changeSubvolume(tx, id, func(s *ondisk.Subvolume) { s.Flags |= ondisk.SubvolumeUnlinked })
+	parent := uint32(0)
+	err := w.changeSubvolume(tx, id, func(s *ondisk.Subvolume) {
+		parent, s.FSPathParent = s.FSPathParent, 0
+		s.Flags |= ondisk.SubvolumeUnlinked
+	})
+	if err != nil || parent == 0 {
+		return err
+	}
+	return tx.Update(ondisk.BtreeSubvolumeChildren, ondisk.Key{Pos: ondisk.Pos{Inode: uint64(parent), Offset: uint64(id)}}, 0)
 }
 
 // changeSubvolume changes a subvolume.
