@@ -25,6 +25,11 @@ var (
 	ErrPassphraseNeeded = errors.New("filesystem is encrypted and no passphrase was given")
 	ErrPassphrase       = engine.ErrPassphrase
 	ErrChecksum         = data.ErrChecksum
+	ErrExist            = namei.ErrExist
+	ErrNotEmpty         = namei.ErrNotEmpty
+	ErrReadOnly         = namei.ErrReadOnly // of a subvolume
+	ErrNotWritable      = errors.New("the filesystem was opened for reading only")
+	ErrWrongType        = errors.New("not possible with a file of this type")
 )
 
 // ReadError says which part of a file could not be read: which device and sector were tried last, which inode and offset in the

@@ -21,6 +21,8 @@ type File struct {
 	name string
 	stat *Stat
 
+	flag int // of open(2), see [View.OpenFile]
+
 	mu      sync.Mutex // guards what follows
 	pos     int64
 	closed  bool
@@ -43,17 +45,26 @@ func (f *FS) OpenInode(ctx context.Context, id InodeID) (*File, error) {
 	}
 	switch {
 	case file.stat.Mode.IsDir():
-		return nil, ErrIsDir
+		err = ErrIsDir
 	case !file.stat.Mode.IsRegular():
-		return nil, ErrNotRegular
+		err = ErrNotRegular
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
 	}
 	return file, nil
 }
 
 // openAny opens an inode of any type; only files have content and only directories entries.
 func (f *FS) openAny(ctx context.Context, id InodeID, name string) (*File, error) {
+	if f.live != nil {
+		f.live.Hold(id, 1)
+	}
 	st, err := f.Stat(ctx, id)
 	if err != nil {
+		if f.live != nil {
+			f.live.Release(id, 1)
+		}
 		return nil, err
 	}
 	return &File{fs: f, ctx: ctx, name: name, stat: st}, nil
@@ -66,14 +77,33 @@ func (f *File) Stat() (fs.FileInfo, error) {
 	if f.closed {
 		return nil, f.pathError("stat", fs.ErrClosed)
 	}
-	return fileInfo{f.name, f.stat}, nil
+	if f.fs.live == nil {
+		return fileInfo{f.name, f.stat}, nil
+	}
+	st, err := f.fs.Stat(f.ctx, f.stat.ID)
+	if err != nil {
+		return nil, f.pathError("stat", err)
+	}
+	return fileInfo{f.name, st}, nil
 }
 
 // ID returns the inode of the file.
 func (f *File) ID() InodeID { return f.stat.ID }
 
 // Size returns the size in bytes.
-func (f *File) Size() int64 { return f.stat.Size }
+func (f *File) Size() int64 {
+	size, _ := f.size(f.ctx)
+	return size
+}
+
+// size is the size as it is now.
+func (f *File) size(ctx context.Context) (int64, error) {
+	if f.fs.live == nil {
+		return f.stat.Size, nil
+	}
+	in, err := f.fs.tree.Inode(ctx, f.stat.ID)
+	return int64(min(in.Size, 1<<63-1)), err
+}
 
 func (f *File) pathError(op string, err error) error { return pathError(op, f.name, err) }
 
@@ -111,7 +141,11 @@ func (f *File) ReadAtContext(ctx context.Context, p []byte, off int64) (int, err
 	if off < 0 {
 		return 0, f.pathError("read", fs.ErrInvalid)
 	}
-	left := f.stat.Size - off
+	size, err := f.size(ctx)
+	if err != nil {
+		return 0, f.pathError("read", err)
+	}
+	left := size - off
 	switch {
 	case len(p) == 0:
 		return 0, nil
@@ -122,8 +156,8 @@ func (f *File) ReadAtContext(ctx context.Context, p []byte, off int64) (int, err
 	if short {
 		p = p[:left]
 	}
-	n, err := f.fs.data.ReadAt(ctx, f.stat.ID.Inum, f.stat.ID.Snapshot, p, off)
-	if err == nil && short {
+	n, err := f.fs.data.ReadAt(ctx, f.stat.ID, p, off)
+	if err == nil && (short || n < len(p)) {
 		err = io.EOF
 	}
 	return n, err
@@ -153,7 +187,11 @@ func (f *File) seek(offset int64, whence int) (int64, error) {
 	case io.SeekCurrent:
 		offset += f.pos
 	case io.SeekEnd:
-		offset += f.stat.Size
+		size, err := f.size(f.ctx)
+		if err != nil {
+			return 0, err
+		}
+		offset += size
 	case SeekData, SeekHole:
 		if err := f.readable(); err != nil {
 			return 0, err
@@ -169,11 +207,10 @@ func (f *File) seek(offset int64, whence int) (int64, error) {
 }
 
 func (f *File) seekExtent(ctx context.Context, offset int64, whence int) (int64, error) {
-	id := f.stat.ID
 	if whence == SeekData {
-		return f.fs.data.SeekData(ctx, id.Inum, id.Snapshot, f.stat.Size, offset)
+		return f.fs.data.SeekData(ctx, f.stat.ID, f.stat.Size, offset)
 	}
-	return f.fs.data.SeekHole(ctx, id.Inum, id.Snapshot, f.stat.Size, offset)
+	return f.fs.data.SeekHole(ctx, f.stat.ID, f.stat.Size, offset)
 }
 
 // NextData returns the first range of data at or behind off; [ErrNoData] if there is none. It does not move the position.
@@ -211,8 +248,11 @@ func (f *File) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (f *File) writeTo(w io.Writer) (done int64, err error) {
-	size := f.stat.Size - f.pos
-	if size <= 0 {
+	size, err := f.size(f.ctx)
+	if err != nil {
+		return 0, err
+	}
+	if size -= f.pos; size <= 0 {
 		return 0, nil
 	}
 	if size <= chunkSize {
@@ -314,5 +354,8 @@ func (f *File) Close() error {
 		return f.pathError("close", fs.ErrClosed)
 	}
 	f.closed = true
+	if f.fs.live != nil {
+		f.fs.live.Release(f.stat.ID, 1)
+	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/engine"
 	"github.com/go-bcachefs/bcachefs/internal/namei"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/vfs"
 )
 
 // Key is a key of a btree and Pos a position, as they lie on disk.
@@ -24,10 +25,13 @@ type (
 // FS is an open filesystem.
 type FS struct {
 	engine *engine.FS
-	tree   *namei.Tree
-	data   *data.Reader
+	keys   keySource
+	tree   nameSource
+	data   contentSource
+	live   *vfs.FS // nil if it was opened for reading
 	clock  clock
 	root   *View
+	owner  owner // of what is created by path
 }
 
 // Open opens the filesystem on the given devices: block devices or image files. A device may itself be several, joined by
@@ -46,10 +50,13 @@ func Open(ctx context.Context, devices []string, opts *OpenOptions) (*FS, error)
 		Passphrase: passphrase, Degraded: opts.Degraded, VeryDegraded: opts.VeryDegraded, NoRecovery: opts.NoRecovery,
 		Salvage: opts.Salvage, NodeCacheBytes: opts.NodeCacheBytes, Logf: opts.Logf, OpenDevice: opts.OpenDevice,
 		ScanDirs: opts.ScanDirs, NoScan: opts.NoScan, SBSector: ondisk.Sector(opts.SuperblockSector),
-		NoSplitBrainCheck: opts.NoSplitBrainCheck,
+		NoSplitBrainCheck: opts.NoSplitBrainCheck, Write: opts.Write,
 	})
 	if err != nil {
 		return nil, err
+	}
+	if opts.Write {
+		return goReadWrite(ctx, e, opts) // closes e if it fails
 	}
 	f, err := wire(ctx, e, opts)
 	if err != nil {
@@ -60,13 +67,14 @@ func Open(ctx context.Context, devices []string, opts *OpenOptions) (*FS, error)
 
 // wire puts names and data on top of the engine.
 func wire(ctx context.Context, e *engine.FS, opts *OpenOptions) (*FS, error) {
-	f := &FS{engine: e, clock: newClock(e.SB)}
-	f.data = data.NewReader(data.Config{Trees: e.Reader, Devices: members{e}, Key: e.Key, ExtentTypes: e.SB.ExtentTypeU64s(),
+	f := &FS{engine: e, keys: e.Reader, clock: newClock(e.SB)}
+	reader := data.NewReader(data.Config{Trees: e.Reader, Devices: members{e}, Key: e.Key, ExtentTypes: e.SB.ExtentTypeU64s(),
 		CacheBytes: opts.ExtentCacheBytes, Parallel: opts.ReadParallelism})
 	f.tree = namei.New(namei.Config{Trees: e.Reader, Subvolume: f.subvolume, Casefold: defaultCasefold(e.SB), Target: f.targetName,
 		ReadFile: func(ctx context.Context, id InodeID, p []byte) (int, error) {
-			return f.data.ReadAt(ctx, id.Inum, id.Snapshot, p, 0)
+			return reader.ReadAt(ctx, id.Inum, id.Snapshot, p, 0)
 		}})
+	f.data = frozenContent{reader}
 	root, err := f.tree.SubvolumeRoot(ctx, ondisk.RootSubvol)
 	if err != nil && ctx.Err() != nil {
 		return nil, err
@@ -82,6 +90,9 @@ func defaultCasefold(sb *ondisk.Superblock) bool {
 }
 
 func (f *FS) subvolume(ctx context.Context, id uint32) (ondisk.Subvolume, error) {
+	if f.live != nil {
+		return f.live.Subvolume(ctx, id)
+	}
 	s, err := f.engine.Subvolume(ctx, id)
 	if errors.Is(err, engine.ErrNoSubvolume) {
 		err = fmt.Errorf("subvolume %d: %w", id, ErrNoSubvolume)
@@ -89,8 +100,14 @@ func (f *FS) subvolume(ctx context.Context, id uint32) (ondisk.Subvolume, error)
 	return s, err
 }
 
-// Close closes the devices. Views and files of f must not be used afterwards.
-func (f *FS) Close() error { return f.engine.Close() }
+// Close closes the devices. Views and files of f must not be used afterwards. A filesystem that is open for writing is written out first and
+// marked as clean; an error says that it was not, and that whoever opens it next recovers it.
+func (f *FS) Close() error {
+	if f.live != nil {
+		return f.live.Close(context.Background())
+	}
+	return f.engine.Close()
+}
 
 // Messages returns what a user should know of how the filesystem was found: damaged superblock copies, missing members, a
 // replayed journal, nodes that could not be read so far.
@@ -116,7 +133,7 @@ func (f *FS) Keys(ctx context.Context, btree string, from, to Pos) iter.Seq2[Key
 	if err != nil {
 		return func(yield func(Key, error) bool) { yield(Key{}, err) }
 	}
-	return f.engine.Reader.Keys(ctx, id, from, to)
+	return f.keys.Keys(ctx, id, from, to)
 }
 
 // Root returns the filesystem as a plain mount shows it: subvolume 1.
@@ -160,9 +177,12 @@ func (f *FS) SnapshotView(id uint32) (*View, error) {
 		return nil, fmt.Errorf("snapshot %d: %w", id, ErrNoSnapshot)
 	}
 	if s.Subvol != 0 {
-		if v, err := f.SubvolumeByID(s.Subvol); err == nil && v.root.Snapshot == id {
-			return v, nil
+		if sub, err := f.subvolume(context.Background(), s.Subvol); err == nil && sub.Snapshot == id {
+			return f.SubvolumeByID(s.Subvol)
 		}
+	}
+	if f.live != nil {
+		return nil, fmt.Errorf("snapshot %d is no subvolume's: such ones are shown of filesystems that are open for reading only: %w", id, ErrNoSnapshot)
 	}
 	inum, err := f.snapshotRoot(context.Background(), id)
 	if err != nil {
@@ -205,7 +225,7 @@ func (f *FS) snapshotRoot(ctx context.Context, id uint32) (uint64, error) {
 // Subvolumes lists the subvolumes in the order of their ids.
 func (f *FS) Subvolumes(ctx context.Context) ([]SubvolumeInfo, error) {
 	var list []SubvolumeInfo
-	for k, err := range f.engine.Reader.Keys(ctx, ondisk.BtreeSubvolumes, ondisk.PosMin, ondisk.SPosMax) {
+	for k, err := range f.keys.Keys(ctx, ondisk.BtreeSubvolumes, ondisk.PosMin, ondisk.SPosMax) {
 		if err != nil {
 			return list, err
 		}
@@ -224,7 +244,9 @@ func (f *FS) Subvolumes(ctx context.Context) ([]SubvolumeInfo, error) {
 			CreationParent: s.CreationParent, ReadOnly: s.Flags&ondisk.SubvolumeRO != 0,
 			IsSnapshot: s.Flags&ondisk.SubvolumeSnap != 0, Unlinked: state == ondisk.SubvolumeStateUnlinked,
 			Created: f.clock.time(int64(s.OTime.Lo))}
-		if info.Path, err = f.tree.Path(ctx, InodeID{Subvol: info.ID, Snapshot: s.Snapshot, Inum: s.Inode}); err != nil {
+		if info.Unlinked {
+			info.Path = "?"
+		} else if info.Path, err = f.tree.Path(ctx, InodeID{Subvol: info.ID, Snapshot: s.Snapshot, Inum: s.Inode}); err != nil {
 			return list, err
 		}
 		list = append(list, info)
@@ -254,3 +276,5 @@ func (f *FS) Snapshots(ctx context.Context) ([]SnapshotInfo, error) {
 	slices.Reverse(list)
 	return list, ctx.Err()
 }
+
+type owner struct{ uid, gid uint32 }

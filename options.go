@@ -2,6 +2,7 @@ package bcachefs
 
 import (
 	"context"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 )
@@ -33,6 +34,19 @@ type OpenOptions struct {
 	// NoSplitBrainCheck accepts members that were written to without the others.
 	NoSplitBrainCheck bool
 
+	// Write opens the filesystem for writing, too: what a crash left in the journal is replayed, and the devices belong to this program
+	// alone until [FS.Close], which must be called. Filesystems that hold what is not fully understood are refused, as are those of which members
+	// are missing.
+	Write bool
+	// UID and GID own what methods of [View] create.
+	UID, GID uint32
+	// ForceEarlyAllocator has free space found by going over all buckets, as it is before the index of free space is made; for tests.
+	ForceEarlyAllocator bool
+	// Now and Rand are where times and random numbers of what is written come from, so that the same changes make the same bytes; nil: the
+	// system's time, and random. Both are called from several goroutines.
+	Now  func() time.Time
+	Rand func() uint64
+
 	// SuperblockSector is where to read the superblock of each device, in sectors of 512 bytes; 0 means the usual places.
 	SuperblockSector uint64
 
@@ -52,5 +66,5 @@ type OpenOptions struct {
 }
 
 // Device is what a filesystem lies on: a disk, a file, or what [OpenOptions].OpenDevice makes. Reads come from several goroutines
-// at once; [Open] never writes to it.
+// at once; [Open] writes to it only with [OpenOptions].Write.
 type Device = blockdev.Device

@@ -157,7 +157,7 @@ func (c *counting) device(dev uint32, t ondisk.DataType) *DataTypeUsage {
 func bytesOf(sectors int64) uint64 { return uint64(max(sectors, 0)) * sectorSize }
 
 func (f *FS) countAccounting(ctx context.Context, c *counting) error {
-	for k, err := range f.engine.Reader.Keys(ctx, ondisk.BtreeAccounting, ondisk.PosMin, ondisk.SPosMax) {
+	for k, err := range f.keys.Keys(ctx, ondisk.BtreeAccounting, ondisk.PosMin, ondisk.SPosMax) {
 		if err != nil {
 			return err
 		}
@@ -218,7 +218,7 @@ func (c *counting) addReplicas(p *ondisk.AccountingPos, bytes uint64) {
 // countAlloc adds up what buckets are used for, of filesystems without accounting.
 func (f *FS) countAlloc(ctx context.Context, c *counting) error {
 	seen := map[uint32]uint64{}
-	for k, err := range f.engine.Reader.Keys(ctx, ondisk.BtreeAlloc, ondisk.PosMin, ondisk.SPosMax) {
+	for k, err := range f.keys.Keys(ctx, ondisk.BtreeAlloc, ondisk.PosMin, ondisk.SPosMax) {
 		if err != nil {
 			return err
 		}

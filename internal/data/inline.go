@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/trans"
 )
 
 // maxInline bounds what lies in keys, in bytes (spec/05 § 9).
@@ -35,4 +36,22 @@ func (x *op) inline(ctx context.Context, p []byte, start uint64) (done bool, err
 		return nil
 	})
 	return err == nil, err
+}
+
+// PrepareInline reports whether n bytes that are all of a file would lie in a key, see [Writer.PutInline], and prepares the filesystem for that.
+func (w *Writer) PrepareInline(ctx context.Context, n int) (bool, error) {
+	if !w.cfg.Options.InlineData || n == 0 || uint64(n) > min(w.block/2, maxInline) {
+		return false, nil
+	}
+	return true, w.setFeatures(ctx, ondisk.FeatureInlineData)
+}
+
+// PutInline gives an inode that this transaction makes its content, which [Writer.PrepareInline] has found small enough: for the targets of symbolic links. The
+// inode's size and sectors are changed in in, which the caller writes.
+func (w *Writer) PutInline(tx *trans.Tx, id ID, snapshot uint32, in *ondisk.Inode, p []byte) error {
+	k := ondisk.Key{Type: ondisk.KeyInlineData, Pos: ondisk.Pos{Inode: id.Inum, Offset: w.blockSectors, Snapshot: snapshot},
+		Size: uint32(w.blockSectors), Val: make([]byte, roundUp(uint64(len(p)), 8))}
+	copy(k.Val, p)
+	in.Size, in.Sectors = uint64(len(p)), w.blockSectors
+	return tx.Update(ondisk.BtreeExtents, k, 0)
 }

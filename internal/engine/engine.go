@@ -131,6 +131,9 @@ func (fs *FS) message(format string, args ...any) {
 	}
 }
 
+// Note adds a message to those that [FS.Messages] returns.
+func (fs *FS) Note(format string, args ...any) { fs.message(format, args...) }
+
 // keep remembers m unless it is known already or too many are.
 func (fs *FS) keep(m string) bool {
 	fs.mu.Lock()

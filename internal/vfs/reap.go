@@ -1,0 +1,150 @@
+package vfs
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"sync"
+
+	"github.com/go-bcachefs/bcachefs/internal/data"
+	"github.com/go-bcachefs/bcachefs/internal/namei"
+	"github.com/go-bcachefs/bcachefs/internal/snapshot"
+	"github.com/go-bcachefs/bcachefs/internal/trans"
+)
+
+// reaper deletes what nobody holds any more, in the background. What it did not come to is deleted when the filesystem is closed, or opened next.
+type reaper struct {
+	fs   *FS
+	ctx  context.Context
+	end  context.CancelFunc
+	done sync.WaitGroup
+
+	mu      sync.Mutex
+	changed sync.Cond
+	inodes  []data.ID
+	subvols []uint32
+	added   int // things that were to be deleted so far
+	ended   int // of them, those that were dealt with
+	stopped bool
+}
+
+// maxWaiting bounds the inodes that wait to be deleted: who adds more of them deletes himself.
+const maxWaiting = 1 << 12
+
+func newReaper(f *FS) *reaper {
+	r := &reaper{fs: f}
+	r.changed.L = &r.mu
+	r.ctx, r.end = context.WithCancel(context.Background())
+	r.done.Go(r.work)
+	return r
+}
+
+// stop ends the work, wherever it is.
+func (r *reaper) stop() {
+	r.mu.Lock()
+	r.stopped = true
+	r.changed.Broadcast()
+	r.mu.Unlock()
+	r.end()
+	r.done.Wait()
+}
+
+// inode has an inode deleted.
+func (r *reaper) inode(id data.ID) {
+	r.mu.Lock()
+	if r.stopped {
+		r.mu.Unlock()
+		return
+	}
+	r.inodes = append(r.inodes, id)
+	r.added++
+	full := len(r.inodes) > maxWaiting
+	r.changed.Broadcast()
+	r.mu.Unlock()
+	if full {
+		r.one(false)
+	}
+}
+
+// subvol has a subvolume deleted.
+func (r *reaper) subvol(id uint32) {
+	r.mu.Lock()
+	if !r.stopped {
+		r.subvols = append(r.subvols, id)
+		r.added++
+		r.changed.Broadcast()
+	}
+	r.mu.Unlock()
+}
+
+// work is the goroutine of the reaper.
+func (r *reaper) work() {
+	for r.one(true) {
+	}
+}
+
+// one deletes one thing. With wait it waits for one and reports false at the end, without it reports false if there is none.
+func (r *reaper) one(wait bool) bool {
+	r.mu.Lock()
+	for wait && !r.stopped && len(r.inodes) == 0 && len(r.subvols) == 0 {
+		r.changed.Wait()
+	}
+	var do func()
+	switch {
+	case r.stopped:
+	case len(r.inodes) > 0:
+		id := r.inodes[len(r.inodes)-1]
+		r.inodes = r.inodes[:len(r.inodes)-1]
+		do = func() { r.check(r.fs.names.Delete(r.ctx, namei.ID{Subvol: id.Subvol, Inum: id.Inum})) }
+	case len(r.subvols) > 0 && wait:
+		id := r.subvols[0]
+		r.subvols = r.subvols[1:]
+		do = func() { r.check(r.deleteSubvol(id)) }
+	}
+	if do == nil {
+		r.mu.Unlock()
+		return false
+	}
+	r.mu.Unlock()
+	do()
+	r.mu.Lock()
+	r.ended++
+	r.changed.Broadcast()
+	r.mu.Unlock()
+	return true
+}
+
+func (r *reaper) deleteSubvol(id uint32) error {
+	err := r.fs.vols.Delete(r.ctx, id)
+	if err != nil && !errors.Is(err, snapshot.ErrNoSubvolume) {
+		return err
+	}
+	_, err = r.fs.vols.DeleteDead(r.ctx)
+	return err
+}
+
+// check tells of what could not be deleted: it stays until the filesystem is opened next.
+func (r *reaper) check(err error) {
+	if err == nil || r.ctx.Err() != nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, trans.ErrRestart) || r.fs.rw.Err() != nil {
+		return
+	}
+	r.fs.rw.Note("what is not needed any more was not deleted: %v", err)
+}
+
+// drain waits until all is deleted that was to be when it began, and reports whether there was anything.
+func (r *reaper) drain(ctx context.Context) bool {
+	stop := context.AfterFunc(ctx, func() {
+		r.mu.Lock()
+		r.changed.Broadcast()
+		r.mu.Unlock()
+	})
+	defer stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := r.added
+	any := r.ended < all
+	for !r.stopped && ctx.Err() == nil && r.ended < all {
+		r.changed.Wait()
+	}
+	return any
+}
