@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"sync"
 )
 
@@ -111,6 +112,9 @@ func (f *File) pathError(op string, err error) error { return pathError(op, f.na
 func (f *File) readable() error {
 	if f.stat.Mode.IsDir() {
 		return ErrIsDir
+	}
+	if f.flag&os.O_WRONLY != 0 {
+		return errBadMode
 	}
 	return nil
 }
