@@ -1,6 +1,8 @@
 package trans
 
 import (
+	"fmt"
+
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
@@ -108,6 +110,28 @@ func (tx *Tx) setPiece(btree ondisk.BtreeID, old, piece ondisk.Key, flags Update
 		}
 	}
 	return tx.set(btree, piece, flags|Exact)
+}
+
+// ReplaceExtent puts pieces in place of a key of a btree of extents: the same content, which lies elsewhere now. They have the key's snapshot, follow one
+// another without gaps, and take up exactly its slots. The key must be there. What each snapshot sees at which slot stays as it is, also if
+// the snapshot is an interior one, where nothing else writes.
+func (tx *Tx) ReplaceExtent(btree ondisk.BtreeID, old ondisk.Key, pieces ...ondisk.Key) error {
+	at := old.Start()
+	for _, p := range pieces {
+		if p.Start() != at || p.Size == 0 {
+			return fmt.Errorf("btree %v: %v is to be replaced by pieces that do not take up its slots", btree, old.Pos)
+		}
+		at = p.Pos
+	}
+	if at != old.Pos {
+		return fmt.Errorf("btree %v: %v is to be replaced by pieces that end at %v", btree, old.Pos, at)
+	}
+	for _, p := range pieces {
+		if err := tx.setPiece(btree, old, p, 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hide makes a position show nothing in its snapshot: by deleting the key there, or by a whiteout if an ancestor's would appear.

@@ -2,6 +2,7 @@ package trans
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -102,6 +103,9 @@ func TestExtents(t *testing.T) {
 			}
 			for range 12 {
 				m.write(phase)
+				if rnd.IntN(3) == 0 {
+					m.replace()
+				}
 				if rnd.IntN(4) == 0 {
 					m.verify(seed)
 				}
@@ -164,6 +168,49 @@ func (m *extentModel) write(snapshots []uint32) {
 		m.Fatalf("%v\nafter %q", err, m.log)
 	}
 	m.files = after
+}
+
+// replace puts pieces with the same content in place of one key, whosever it is: nobody sees a difference.
+func (m *extentModel) replace() {
+	seed := m.rnd.Uint64()
+	err := m.s.Update(context.Background(), func(tx *Tx) error {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		var all []ondisk.Key
+		it := tx.Iter(ondisk.BtreeExtents, ondisk.Pos{Inode: 1}, AllSnapshots|NotExtents)
+		for k, ok, err := it.Peek(); ok || err != nil; k, ok, err = it.Next() {
+			if err != nil {
+				return err
+			}
+			if k.Type == ondisk.KeyReflinkP {
+				all = append(all, k.Clone())
+			}
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		k := all[rnd.IntN(len(all))]
+		if tx.ReplaceExtent(ondisk.BtreeExtents, k) == nil {
+			return errors.New("a key was replaced by nothing")
+		}
+		var pieces []ondisk.Key
+		rest := k
+		for rest.Size > 1 && len(pieces) < 4 {
+			n := 1 + rnd.Uint32N(rest.Size)
+			pieces = append(pieces, ondisk.CutBack(&rest, n))
+			rest = ondisk.CutFront(&rest, n, nil)
+		}
+		if rest.Size > 0 {
+			pieces = append(pieces, rest)
+		}
+		m.log = append(m.log, fmt.Sprintf("[%d, %d) of %d in %d pieces", k.Start().Offset, k.Pos.Offset, k.Pos.Snapshot, len(pieces)))
+		if err := tx.ReplaceExtent(ondisk.BtreeExtents, k, pieces...); err != nil {
+			return err
+		}
+		return m.look(tx, m.files, 0)
+	})
+	if err != nil {
+		m.Fatalf("%v\nafter %q", err, m.log)
+	}
 }
 
 func (m *extentModel) verify(seed uint64) {

@@ -32,7 +32,51 @@ func (b *bnode) hasRoom(words int) bool {
 // grow makes room in the node that covers p for keys of n words: by splitting it or writing it anew. With n = 0 it is written anew whether it has
 // room or not.
 func (s *Store) grow(ctx context.Context, b *bnode, p ondisk.Pos, n int, w journal.Watermark) error {
-	g := growth{reshape: reshape{s: s, tree: b.tree, watermark: raise(w)}, level: b.level, at: p, words: n}
+	return s.startGrowth(ctx, &growth{level: b.level, at: p, words: n}, b.tree, w)
+}
+
+// RewriteNode writes a node of a btree anew, elsewhere, and gives up where it was; p is the last position that it covers. Nothing happens, and ok is
+// false, if there is no such node any more, or here reports false for the places of all its replicas. It returns when that has happened in memory: see
+// [Store.WaitInterior].
+func (s *Store) RewriteNode(ctx context.Context, w journal.Watermark, btree ondisk.BtreeID, level uint8, p ondisk.Pos,
+	here func(ondisk.NodeAddr) bool) (ok bool, err error) {
+	if btree >= ondisk.MaxBtrees {
+		return false, nil
+	}
+	t := &s.trees[btree]
+	var b *bnode
+	err = s.run(ctx, w, false, func(tx *Tx) (err error) {
+		b, err = tx.lockNode(t, level, p, six.Shared)
+		if err != nil || b == nil {
+			return err
+		}
+		if b.fake || b.max != p {
+			b = nil
+			return nil
+		}
+		ptr, err := ondisk.DecodeBtreePtr(*b.self.key.Load())
+		if err != nil {
+			return err
+		}
+		for a := range ptr.Addrs() {
+			if here(a) {
+				return nil
+			}
+		}
+		b = nil
+		return nil
+	})
+	if err != nil || b == nil {
+		return false, err
+	}
+	g := &growth{level: level, at: p, only: b}
+	err = s.startGrowth(ctx, g, t, w)
+	return g.replaced, err
+}
+
+// startGrowth runs a growth.
+func (s *Store) startGrowth(ctx context.Context, g *growth, t *tree, w journal.Watermark) error {
+	g.reshape = reshape{s: s, tree: t, watermark: raise(w)}
 	defer g.release()
 	s.interior.throttle(w)
 	if w < journal.WatermarkReclaim {
@@ -52,6 +96,9 @@ type growth struct {
 	words int
 	more  int // into how many more parts the node is to be split than was thought
 	extra int // more nodes than are thought to be needed
+
+	only     *bnode // nothing is to be done if it is another node by now; nil: any
+	replaced bool
 }
 
 func (g *growth) try(tx *Tx) error {
@@ -59,7 +106,7 @@ func (g *growth) try(tx *Tx) error {
 	if err != nil {
 		return err
 	}
-	if b == nil || g.words > 0 && b.hasRoom(g.words) {
+	if b == nil || g.words > 0 && b.hasRoom(g.words) || g.only != nil && b != g.only {
 		return nil // somebody was here before
 	}
 	chain := []*bnode{b}
@@ -113,6 +160,7 @@ func (g *growth) replace(tx *Tx, chain []*bnode, parent *bnode) error {
 	if err != nil {
 		return g.undo(u, err)
 	}
+	g.replaced = true
 	return nil
 }
 

@@ -34,6 +34,7 @@ type interiorUpdate struct {
 
 	written chan struct{} // closed when the new nodes are written
 	err     error         // of that
+	done    chan struct{} // closed when nothing is left to do; made by who waits, under the queue's mutex
 }
 
 // newNode is a node that an interior update makes.
@@ -120,6 +121,29 @@ func (q *interiorQueue) drain() {
 	q.mu.Unlock()
 }
 
+// WaitInterior waits until the changes of btrees that have begun are durable: nodes that were replaced have given up their space.
+func (s *Store) WaitInterior(ctx context.Context) error {
+	q := &s.interior
+	q.mu.Lock()
+	n := len(q.queue)
+	if n == 0 {
+		q.mu.Unlock()
+		return s.writable()
+	}
+	last := q.queue[n-1]
+	if last.done == nil {
+		last.done = make(chan struct{})
+	}
+	done := last.done
+	q.mu.Unlock()
+	select {
+	case <-done:
+		return s.writable()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // idle reports whether no update is in progress.
 func (q *interiorQueue) idle() bool {
 	q.mu.Lock()
@@ -151,6 +175,9 @@ func (s *Store) completeInterior(ctx context.Context) {
 				s.fail(fmt.Errorf("btree %v: new nodes cannot be made reachable: %w", u.tree.id, err))
 			}
 			q.mu.Lock()
+			if u.done != nil {
+				close(u.done)
+			}
 			q.queue[0] = nil
 			q.queue = q.queue[1:]
 			q.space.Broadcast()
