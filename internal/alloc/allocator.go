@@ -51,6 +51,10 @@ type Config struct {
 	// lie where the bitmap says nothing; nil: bitmaps are kept in memory only.
 	SaveBitmap func(ctx context.Context, dev uint8, m BtreeBitmap) error
 
+	// Busy reports whether somebody writes to a bucket in place, without having opened it, and may go on for a moment after the bucket was emptied
+	// (nocow): then it is not handed out. It must not block. nil: nobody does.
+	Busy func(dev uint8, b ondisk.Bucket) bool
+
 	// ForceEarly makes the early allocator do all the work, whatever freespace says.
 	ForceEarly bool
 	// OpenBuckets is the size of the table; 0 means OpenBucketsCount.
@@ -135,6 +139,7 @@ func New(cfg Config, options ...Option) (*Allocator, error) {
 	a.spaces.Store(new(spaces))
 	a.points.init()
 	a.reclaim = newWorker("reclaim", a, a.reclaimRound)
+	a.reclaim.rank = 0
 	for _, o := range options {
 		o(a)
 	}
@@ -170,12 +175,20 @@ func (a *Allocator) workers() []*worker {
 }
 
 // AddReclaimer adds something that can make buckets free (copygc): round is called by a worker when requests wait for space, and
-// returns how many buckets it made free or on their way to that. Call it before [Allocator.Start].
-func (a *Allocator) AddReclaimer(name string, round func(ctx context.Context, urgent bool) (int, error)) {
+// returns how many buckets it made free or on their way to that. What it returns must be a gain: as long as there is one, who waits goes on
+// waiting. Requests that round itself makes wait for those that were added before it only, so that none waits for itself. kick asks for a round and
+// never blocks. Call it before [Allocator.Start].
+func (a *Allocator) AddReclaimer(name string, round func(ctx context.Context, urgent bool) (int, error)) (kick func()) {
 	a.devMu.Lock()
 	defer a.devMu.Unlock()
-	a.extra = append(a.extra, newWorker(name, a, round))
+	w := newWorker(name, a, round)
+	a.extra = append(a.extra, w)
+	w.rank = len(a.extra)
+	return w.kick
 }
+
+// Waiting reports whether requests wait for buckets to become free.
+func (a *Allocator) Waiting() bool { return a.freed.waiting() }
 
 // Kick starts a round of making buckets free, without waiting for it.
 func (a *Allocator) Kick() { a.reclaim.kick() }

@@ -61,26 +61,32 @@ func (a *Allocator) makeRoom(ctx context.Context, req *Request, seq, gen uint64)
 		return true, a.flushWaiting(ctx, seq)
 	}
 	a.hook(ctx, PointWait, 0, 0)
-	var tickets [8]ticket
-	n := 0
+	var buf [8]ticket
+	tickets, rank := buf[:0], rankOf(ctx)
 	for _, w := range a.workers() {
-		if t, ok := w.request(); ok && n < len(tickets) {
-			tickets[n] = t
-			n++
+		if w.rank >= rank {
+			continue
+		}
+		if t, ok := w.request(); ok {
+			tickets = append(tickets, t)
 		}
 	}
 	err := a.freed.wait(ctx, func(g uint64) bool {
 		if g != gen {
 			return true
 		}
-		for _, t := range tickets[:n] {
+		for _, t := range tickets {
 			if !t.done() {
 				return false
 			}
 		}
 		return true
 	})
-	return a.freed.generation() != gen, err
+	again := a.freed.generation() != gen
+	for _, t := range tickets { // what one has emptied, another one may still have to discard
+		again = again || t.helped()
+	}
+	return again, err
 }
 
 // lastAttempt is made once nothing more will become free: with fewer replicas if that is enough. One task at a time makes it, so that of

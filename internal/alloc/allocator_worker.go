@@ -3,6 +3,7 @@ package alloc
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 )
@@ -12,6 +13,7 @@ type worker struct {
 	name  string
 	a     *Allocator
 	round func(ctx context.Context, urgent bool) (int, error)
+	rank  int // requests within a round wait for workers of lower ranks only
 
 	mu       sync.Mutex
 	started  uint64 // rounds begun
@@ -28,7 +30,17 @@ type worker struct {
 const pause = 20 * time.Millisecond
 
 func newWorker(name string, a *Allocator, round func(ctx context.Context, urgent bool) (int, error)) *worker {
-	return &worker{name: name, a: a, round: round, kicked: make(chan struct{}, 1)}
+	return &worker{name: name, a: a, round: round, kicked: make(chan struct{}, 1), rank: math.MaxInt}
+}
+
+type rankKey struct{}
+
+// rankOf returns the rank of the worker in whose round a request is made; for others it is above all.
+func rankOf(ctx context.Context) int {
+	if rank, ok := ctx.Value(rankKey{}).(int); ok {
+		return rank
+	}
+	return math.MaxInt
 }
 
 func (w *worker) start(ctx context.Context) {
@@ -37,7 +49,7 @@ func (w *worker) start(ctx context.Context) {
 	if w.running {
 		return
 	}
-	ctx, w.cancel = context.WithCancel(ctx)
+	ctx, w.cancel = context.WithCancel(context.WithValue(ctx, rankKey{}, w.rank))
 	w.running = true
 	w.done = make(chan struct{})
 	go w.run(ctx, w.done)
@@ -107,20 +119,24 @@ func (w *worker) kick() {
 
 // ticket stands for a round that begins after it was asked for.
 type ticket struct {
-	w *worker
-	n uint64
+	w        *worker
+	n        uint64
+	progress int64 // of the worker before
 }
 
 // request asks for a round that begins from now on; ok is false if the worker does not run.
 func (w *worker) request() (t ticket, ok bool) {
 	w.mu.Lock()
-	t, ok = ticket{w, w.started + 1}, w.running
+	t, ok = ticket{w, w.started + 1, w.progress.Load()}, w.running
 	w.mu.Unlock()
 	if ok {
 		w.kick()
 	}
 	return t, ok
 }
+
+// helped tells whether the worker got anything done since the ticket was got.
+func (t ticket) helped() bool { return t.w.progress.Load() != t.progress }
 
 // done tells whether the round is over, or will not come because the worker has ended.
 func (t ticket) done() bool {

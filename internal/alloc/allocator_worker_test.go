@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
 // TestWorkers: rounds that were asked for come, one at a time; stopping ends the goroutine; what is asked afterwards is not promised.
@@ -151,5 +153,79 @@ func TestJournalWait(t *testing.T) {
 	}
 	if w.flushTo(5) != 1009 || w.flushTo(2000) != 2000 {
 		t.Error(w.flushTo(5))
+	}
+}
+
+// TestReclaimerWaitsForOthers: what a reclaimer allocates itself waits for those before it, but never for itself; who waits for it goes on as long as it
+// gains something.
+func TestReclaimerWaitsForOthers(t *testing.T) {
+	a, e := newTestAllocator(t, testConfig{devs: []testDevice{{buckets: 64, size: 64}}})
+	req := userRequest(64)
+	req.Watermark = WatermarkBtreeCopygc
+	held := make([]Allocation, 64)
+	var rounds, failed atomic.Int32
+	kick := a.AddReclaimer("mover", func(ctx context.Context, urgent bool) (int, error) {
+		n := rounds.Add(1)
+		if err := a.AllocSectors(ctx, req, new(Allocation)); !errors.Is(err, ErrNoSpace) {
+			t.Errorf("round %d got space where there is none: %v", n, err)
+		}
+		failed.Add(1)
+		switch {
+		case n < 3:
+			return 1, nil // a gain that nobody sees yet
+		case n == 3:
+			if err := e.remove(ctx, 1, 1*64); err != nil { // it needs a discard, by the one before
+				t.Error(err)
+			}
+			held[0].Done(ctx)
+			return 1, nil
+		}
+		return 0, nil
+	})
+	for i := range held {
+		if err := a.AllocSectors(t.Context(), req, &held[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.commit(t.Context(), 1, 64, &held[0]); err != nil {
+		t.Fatal(err)
+	}
+	a.Start(t.Context())
+	defer a.Stop()
+	var al Allocation
+	if err := a.AllocSectors(t.Context(), req, &al); err != nil {
+		t.Fatalf("after %d rounds: %v", rounds.Load(), err)
+	}
+	if n := rounds.Load(); n < 3 || failed.Load() < 3 {
+		t.Errorf("%d rounds, %d failed requests", n, failed.Load())
+	}
+	before := rounds.Load()
+	kick()
+	until(t, func() bool { return rounds.Load() > before })
+}
+
+// TestBusyBucket: a bucket that somebody writes to in place is not handed out.
+func TestBusyBucket(t *testing.T) {
+	busy := ondisk.Bucket(17)
+	a, _ := newTestAllocator(t, testConfig{devs: []testDevice{{buckets: 64, size: 64}},
+		cfg: Config{Busy: func(dev uint8, b ondisk.Bucket) bool { return dev == 0 && b == busy }}})
+	req := userRequest(64)
+	req.Watermark = WatermarkBtreeCopygc
+	for i := range 64 {
+		var al Allocation
+		err := a.AllocSectors(t.Context(), req, &al)
+		if i == 63 {
+			if !errors.Is(err, ErrNoSpace) {
+				t.Errorf("the busy bucket: %v", err)
+			}
+			busy = 0
+			err = a.AllocSectors(t.Context(), req, &al)
+		}
+		if err != nil {
+			t.Fatal(i, err)
+		}
+		if b := ondisk.Bucket(al.Ptrs()[0].Offset / 64); b == 17 != (i == 63) {
+			t.Errorf("request %d got bucket %d", i, b)
+		}
 	}
 }

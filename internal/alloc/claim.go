@@ -89,7 +89,7 @@ func (a *Allocator) claimable(tx Tx, c *candidate, k *ondisk.Alloc, r *bucketReq
 	case d.isHidden(c.bucket), d.isNoUse(c.bucket):
 		a.stats.rejectedReserved.Add(1)
 		return false, nil
-	case a.open.isOpenHint(d.Index, c.bucket):
+	case a.open.isOpenHint(d.Index, c.bucket), a.cfg.Busy != nil && a.cfg.Busy(d.Index, c.bucket):
 		a.stats.rejectedOpen.Add(1)
 		return false, nil
 	}

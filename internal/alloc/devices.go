@@ -76,7 +76,9 @@ func (d *DevSpace) update(c *DeviceConfig) {
 	d.replicas.Store(int32(c.Member.Durability()))
 }
 
-// durability is how many replicas a copy on the device counts for.
+// Durability is how many replicas a copy on the device counts for.
+func (d *DevSpace) Durability() int { return d.durability() }
+
 func (d *DevSpace) durability() int { return int(d.replicas.Load()) }
 
 // isHidden tells whether a bucket holds a superblock or a part of the journal.
