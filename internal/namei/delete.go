@@ -133,7 +133,7 @@ func (w *Writer) DeleteSome(tx *trans.Tx, inum uint64, snapshot uint32) (more bo
 		}
 	}
 	if w.cfg.Quota != nil {
-		if err := w.cfg.Quota(tx, id, &h.Inode, nil); err != nil {
+		if err := w.cfg.Quota(tx, id, &h.was, nil); err != nil {
 			return false, err
 		}
 	}

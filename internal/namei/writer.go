@@ -49,8 +49,8 @@ var (
 	ErrInconsistent error = &failure{"the filesystem has to be checked", syscall.EIO}
 )
 
-// Quota is asked to agree to each inode that a transaction creates (old is nil), deletes (new is nil) or gives another owner, group or
-// project, and takes note through [trans.Tx.OnCommit]. Sectors are not its concern here but of transfers.
+// Quota is asked to agree to each inode that a transaction creates (old is nil), deletes (new is nil) or gives another owner, group, project or number
+// of sectors, and takes note through [trans.Tx.OnCommit]. What it is told adds up over the transaction.
 type Quota func(tx *trans.Tx, id ID, old, new *ondisk.Inode) error
 
 // WriterConfig is what a [Writer] needs to know of its filesystem.
@@ -209,7 +209,7 @@ func (w *Writer) save(tx *trans.Tx, h *held) error {
 		switch {
 		case h.isNew:
 			err = w.cfg.Quota(tx, h.ID, nil, &h.Inode)
-		case h.was.UID != h.Inode.UID || h.was.GID != h.Inode.GID || h.was.Project != h.Inode.Project:
+		case h.was.UID != h.Inode.UID || h.was.GID != h.Inode.GID || h.was.Project != h.Inode.Project || h.was.Sectors != h.Inode.Sectors:
 			err = w.cfg.Quota(tx, h.ID, &h.was, &h.Inode)
 		}
 		if err != nil {
@@ -241,7 +241,13 @@ func (w *Writer) Put(tx *trans.Tx, a *Attr) error {
 	if err != nil {
 		return err
 	}
-	return w.save(tx, &held{Attr: Attr{id, a.Inode}, was: a.Inode})
+	h := &held{Attr: Attr{id, a.Inode}}
+	if w.cfg.Quota != nil {
+		if h.was, err = w.lookup(tx, id, trans.Intent); err != nil {
+			return err
+		}
+	}
+	return w.save(tx, h)
 }
 
 // Lookup finds a name in a directory as the transaction sees it.
