@@ -87,6 +87,7 @@ func (tx *Tx) commit() error {
 	for _, fn := range tx.onCommit {
 		fn(tx.seq)
 	}
+	tx.forgetAborts()
 	tx.unlock()
 	tx.res.Done()
 	tx.hook(PointCommitted, 0, ondisk.Pos{})

@@ -1,6 +1,8 @@
 package trans
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -172,5 +174,47 @@ func TestHook(t *testing.T) {
 	want := []Point{PointBegin, PointLookup, PointRestart, PointLookup, PointFill, PointCommit, PointCommitted, PointEnd}
 	if !slices.Equal(points, want) {
 		t.Errorf("points %v, want %v", points, want)
+	}
+}
+
+// What a transaction took ahead is given back when it restarts, fails or has nothing to commit, the last thing first, and not when it is committed.
+func TestOnAbort(t *testing.T) {
+	failed := errors.New("failed")
+	for _, tt := range []struct {
+		name     string
+		restarts int
+		change   bool
+		err      error
+		want     string
+	}{
+		{"committed", 0, true, nil, "committed "},
+		{"restarted", 2, true, nil, "b0 a0 b1 a1 committed "},
+		{"failed", 1, true, failed, "b0 a0 b1 a1 "},
+		{"nothing changed", 0, false, nil, "b0 a0 "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			w.update(func(tx *Tx) error { return tx.Update(ondisk.BtreeAlloc, cookie(ondisk.Pos{Inode: 1}, 1), 0) }) // the root comes with a restart
+			got, n := "", 0
+			err := w.s.Update(t.Context(), func(tx *Tx) error {
+				run := n
+				n++
+				tx.OnAbort(func() { got += fmt.Sprintf("a%d ", run) })
+				tx.OnAbort(func() { got += fmt.Sprintf("b%d ", run) })
+				tx.OnCommit(func(uint64) { got += "committed " })
+				if tt.change {
+					if err := tx.Update(ondisk.BtreeAlloc, cookie(ondisk.Pos{Inode: 1}, 2), 0); err != nil {
+						return err
+					}
+				}
+				if run < tt.restarts {
+					return restartSplit
+				}
+				return tt.err
+			})
+			if !errors.Is(err, tt.err) || got != tt.want {
+				t.Errorf("%q, %v, want %q", got, err, tt.want)
+			}
+		})
 	}
 }

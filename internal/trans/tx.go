@@ -67,7 +67,7 @@ const (
 //
 // A Tx is used by one goroutine, within the function that [Store.Update] or [Store.View] calls with it, and may not be used
 // afterwards. An error of its methods is returned by that function as it is, or wrapped: those that wrap [ErrRestart] have the
-// function called again. The function must therefore have no effects but through the Tx, [Tx.OnCommit] among it.
+// function called again. The function must therefore have no effects but through the Tx, [Tx.OnCommit] among it, or undo them with [Tx.OnAbort].
 //
 // Keys that it hands out stay valid, also after the transaction, and must not be changed.
 type Tx struct {
@@ -83,6 +83,7 @@ type Tx struct {
 	buffered []bufferedUpdate
 	deltas   []Delta
 	onCommit []func(seq uint64)
+	onAbort  []func()
 	arena    arena
 	iter     Iter // of Get and Lookup
 	iters    []*Iter
@@ -154,6 +155,10 @@ func (tx *Tx) Bytes(n int) []byte { return tx.arena.alloc(n) }
 // OnCommit registers fn to run in the atomic part of the commit, all locks held, with the sequence number of the commit's
 // journal entry. It must neither fail nor block. A transaction that restarts or is given up forgets it.
 func (tx *Tx) OnCommit(fn func(seq uint64)) { tx.onCommit = append(tx.onCommit, fn) }
+
+// OnAbort registers fn to run if the transaction is not committed, or restarts: it undoes what was taken ahead of the commit, such as a share of
+// something that is limited. Those registered last run first. A commit forgets it.
+func (tx *Tx) OnAbort(fn func()) { tx.onAbort = append(tx.onAbort, fn) }
 
 // Attach has [Config.Counters] find v with the transaction: a promise of space that its commit takes from. A restart forgets it.
 func (tx *Tx) Attach(v any) { tx.attached = v }
@@ -255,6 +260,10 @@ func (tx *Tx) unlock() {
 // reset forgets everything but the transaction's age.
 func (tx *Tx) reset() {
 	tx.unlock()
+	for _, fn := range slices.Backward(tx.onAbort) {
+		fn()
+	}
+	tx.forgetAborts()
 	clear(tx.updates)
 	tx.updates = tx.updates[:0]
 	clear(tx.buffered)
@@ -269,6 +278,11 @@ func (tx *Tx) reset() {
 	}
 	tx.nIters = 0
 	tx.seq, tx.attached = 0, nil
+}
+
+func (tx *Tx) forgetAborts() {
+	clear(tx.onAbort)
+	tx.onAbort = tx.onAbort[:0]
 }
 
 // View runs a transaction that only reads. What fn sees is one state of the filesystem.
