@@ -176,6 +176,9 @@ func (x *op) fillUnwritten(ctx context.Context, from, to uint64, all bool) (next
 		return end, err
 	}
 	end = min(end, from+writeWindow/sectorSize)
+	if err := x.room(ctx, from, end); err != nil {
+		return 0, err
+	}
 	promise, err := w.cfg.Space.Reserve(end-from, x.opts.Replicas, 0)
 	if err != nil {
 		return 0, err

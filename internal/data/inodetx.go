@@ -103,11 +103,17 @@ func (w *Writer) update(ctx context.Context, id ID, o updateOpts, fn func(t *ino
 		if t.in.IsDir() {
 			return errno(syscall.EISDIR, "%v is a directory", id)
 		}
+		had := t.in.Sectors
 		if err := fn(&t); err != nil {
 			return err
 		}
 		if t.quiet {
 			return nil
+		}
+		if w.cfg.Quota != nil && t.in.Sectors != had {
+			if err := w.cfg.Quota.Change(tx, id, sub.Snapshot, &t.in, int64(t.in.Sectors-had)); err != nil {
+				return err
+			}
 		}
 		if o.touch != nil {
 			o.touch(&t.in)

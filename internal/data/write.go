@@ -294,6 +294,9 @@ func (x *op) grow(t *inodeTx, end uint64) {
 
 // reserve promises space for a range that is written to. If there is none left, what the range has already will do.
 func (x *op) reserve(ctx context.Context, start, end uint64) (alloc.Reservation, error) {
+	if err := x.room(ctx, start, end); err != nil {
+		return alloc.Reservation{}, err
+	}
 	promise, err := x.w.cfg.Space.Reserve(end-start, x.opts.Replicas, 0)
 	if err == nil || !errors.Is(err, alloc.ErrNoSpace) {
 		return promise, err

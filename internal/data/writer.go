@@ -103,6 +103,8 @@ type WriterConfig struct {
 	SetFeatures func(ctx context.Context, features ...ondisk.Feature) error
 	// InTarget tells which devices belong to a target; nil: nothing waits to be moved to one.
 	InTarget alloc.TargetFunc
+	// Quota limits the sectors of files; nil: nobody counts.
+	Quota Quota
 	// OnWriteError is told of writes to members that failed; nil: nobody is.
 	OnWriteError func(dev uint8, err error)
 	// Wrote is told how many sectors were written, for the clock; it may be nil.
