@@ -500,7 +500,7 @@ func (r *fsxRun) do(op fsxOp) error {
 		return f.Allocate(AllocCollapse, op.off, op.n)
 	case fsxCopy:
 		s.put(bytes.Clone(from.want[op.fromOff:op.fromOff+op.n]), op.off)
-		return copyAll(f, from.buffered, op)
+		return copyAll(f, from.buffered, op.fromOff, op.off, op.n)
 	case fsxClone:
 		s.put(bytes.Clone(from.want[op.fromOff:op.fromOff+op.n]), op.off)
 		return f.Clone(from.buffered, op.fromOff, op.off, op.n)
@@ -561,14 +561,14 @@ func (r *fsxRun) disturb(op fsxOp, s *fsxSlot) error {
 }
 
 // copyAll copies with as many calls as it takes.
-func copyAll(f, from File, op fsxOp) error {
-	for done := int64(0); done < op.n; {
-		n, err := f.CopyRange(from, op.fromOff+done, op.off+done, op.n-done)
+func copyAll(f, from File, fromOff, off, size int64) error {
+	for done := int64(0); done < size; {
+		n, err := f.CopyRange(from, fromOff+done, off+done, size-done)
 		if err != nil {
 			return err
 		}
 		if n <= 0 {
-			return fmt.Errorf("copied %d of %d bytes, then nothing", done, op.n)
+			return fmt.Errorf("copied %d of %d bytes, then nothing", done, size)
 		}
 		done += n
 	}
