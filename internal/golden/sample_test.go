@@ -19,8 +19,7 @@ func TestSample(t *testing.T) {
 		fn("kind " + img.kind())
 		fn("version " + img.Version)
 		fn("group " + img.Group)
-		for name, is := range map[string]bool{"dirty": img.Dirty, "damaged": img.Damaged(), "multi": img.Multi(), "encrypted": img.Passphrase != "",
-			"no manifest": img.Manifest() == nil, "small blocks": img.BlockSize < 4096} {
+		for name, is := range map[string]bool{"dirty": img.Dirty, "damaged": img.Damaged(), "multi": img.Multi(), "no manifest": img.Manifest() == nil, "small blocks": img.BlockSize < 4096} {
 			if is {
 				fn(name)
 			}
