@@ -237,6 +237,15 @@ func (f *FS) SetAttr(ctx context.Context, id InodeID, a Attrs) (*Stat, error) {
 	return f.statOf(f.live.SetAttr(ctx, id, &n))
 }
 
+// DropPrivileges takes from a regular file what it loses when somebody without privileges writes to it or changes its size: the set-user-id bit, the
+// set-group-id bit where the group may execute it, and the attribute security.capability. It reports whether it had any.
+func (f *FS) DropPrivileges(ctx context.Context, id InodeID) (bool, error) {
+	if f.live == nil {
+		return false, ErrNotWritable
+	}
+	return f.live.DropPrivileges(ctx, id)
+}
+
 // SetFlags sets those flags of an inode that are in mask.
 func (f *FS) SetFlags(ctx context.Context, id InodeID, flags, mask InodeFlags) (*Stat, error) {
 	if f.live == nil {

@@ -224,6 +224,15 @@ func (f *FS) SetFlags(ctx context.Context, id namei.ID, flags, mask ondisk.Inode
 	return plain(&a), err
 }
 
+// DropPrivileges takes from a file what it loses when somebody without privileges writes to it, see [namei.Writer.DropPrivileges].
+func (f *FS) DropPrivileges(ctx context.Context, id namei.ID) (dropped bool, err error) {
+	err = f.update(ctx, func(tx *trans.Tx) (err error) {
+		_, dropped, err = f.names.DropPrivileges(tx, id)
+		return err
+	})
+	return dropped, err
+}
+
 // SetXattr sets an extended attribute, see [namei.Writer.SetXattr].
 func (f *FS) SetXattr(ctx context.Context, id namei.ID, name string, value []byte, flags namei.XattrFlags) (a namei.Attr, err error) {
 	err = f.grow(ctx, func(tx *trans.Tx) (err error) {
