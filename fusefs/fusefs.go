@@ -3,8 +3,12 @@
 // Package fusefs serves a bcachefs filesystem through FUSE. It speaks the raw protocol over the public API of package
 // bcachefs, so that it can be read beside the kernel's list of operations.
 //
-// A mount is read-only and what it shows never changes, which the kernel is told: entries and attributes may be cached for
-// ever, open and opendir are answered ENOSYS once, which spares a round trip for each file opened and closed from then on.
+// A filesystem that was opened for reading is mounted so, and what is shown never changes, which the kernel is told: entries and attributes may be
+// cached for ever, open and opendir are answered ENOSYS once, which spares a round trip for each file opened and closed from then on.
+//
+// One that was opened for writing is mounted read-write. The kernel keeps what is written in its page cache and writes it back later
+// (writeback cache); it owns size and times of files meanwhile. All changes go through the kernel, so that here, too, it may cache for ever; what is
+// changed by ioctl (subvolumes) it is told.
 //
 // All methods may be called from any number of goroutines at once; there is no lock around operations.
 package fusefs
@@ -45,38 +49,60 @@ type Server struct {
 // forever is how long the kernel may keep what it was told: nothing changes under a read-only mount.
 const forever = 365 * 24 * time.Hour
 
-// maxRead is the largest read that the kernel is asked to send.
-const maxRead = 1 << 20
+// maxIO is the largest read or write that the kernel is asked to send, in bytes.
+const maxIO = 1 << 20
+
+// capabilities are those of the kernel that a filesystem wants that is written to.
+const capabilities = fuse.CAP_WRITEBACK_CACHE | fuse.CAP_PARALLEL_DIROPS | fuse.CAP_ASYNC_DIO | fuse.CAP_DIRECT_IO_ALLOW_MMAP |
+	fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT | fuse.CAP_DONT_MASK | fuse.CAP_EXPORT_SUPPORT | fuse.CAP_IOCTL_DIR | fuse.CAP_READDIRPLUS_AUTO
+
+// server is what answers the kernel.
+type server interface {
+	fuse.RawFileSystem
+	close()
+}
 
 // Mount mounts fsys at the directory mountpoint and starts serving it. The caller closes fsys after [Server.Wait] returned.
 func Mount(fsys *bcachefs.FS, mountpoint string, o Options) (*Server, error) {
-	r, err := newRaw(fsys, o)
+	writable := fsys.Writable() == nil
+	flags := []string{"default_permissions"}
+	var fsrv server
+	var err error
+	if writable {
+		fsrv, err = newLive(fsys, o)
+	} else {
+		flags = append(flags, "ro")
+		fsrv, err = newRaw(fsys, o)
+	}
 	if err != nil {
 		return nil, err
 	}
 	mo := &fuse.MountOptions{
 		AllowOther:               o.AllowOther,
-		Options:                  append([]string{"ro", "default_permissions"}, o.Extra...),
+		Options:                  append(flags, o.Extra...),
 		MaxBackground:            64,
-		MaxWrite:                 maxRead,
-		MaxReadAhead:             maxRead,
+		MaxWrite:                 maxIO,
+		MaxReadAhead:             maxIO,
 		FsName:                   escapeSource(o.Source),
 		Name:                     "gobcachefs",
 		Debug:                    o.Debug,
 		EnableAcl:                true,
 		EnableSymlinkCaching:     true,
 		DirectMount:              syscall.Geteuid() == 0,
-		DirectMountFlags:         directFlags(o.Extra),
+		DirectMountFlags:         directFlags(o.Extra, writable),
 		ExplicitDataCacheControl: true,
 	}
-	srv, err := fuse.NewServer(r, mountpoint, mo)
+	if writable {
+		mo.ExtraCapabilities = capabilities
+	}
+	srv, err := fuse.NewServer(fsrv, mountpoint, mo)
 	if err != nil {
 		return nil, fmt.Errorf("mount at %s: %w", mountpoint, err)
 	}
 	s := &Server{srv: srv, path: mountpoint, done: make(chan struct{})}
 	go func() {
 		srv.Serve()
-		r.close()
+		fsrv.close()
 		close(s.done)
 	}()
 	if err := srv.WaitMount(); err != nil {

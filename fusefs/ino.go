@@ -16,8 +16,11 @@ import (
 // file handle that NFS keeps stays good over remounts:
 //
 //	subvolume 1                         the inode's own number (below 2^63)
-//	subvolume < 2^22, inode < 2^40      10 | subvolume (22 bits) | inode (40 bits)
+//	subvolume < 2^22, inode that fits   10 | subvolume (22 bits) | upper (6 bits) and lower (34 bits) part of the inode
 //	anything else                       11 | hash of view and inode (62 bits), remembered while the kernel knows it
+//
+// The driver gives inodes numbers of which the upper bits say which processor made them (shard_inode_numbers), so that those in
+// between are zero: bits 57 to 62 and 0 to 33 are kept.
 //
 // Numbers below 4096 are no inodes of bcachefs: 1 is the root of the mount in the kernel's numbering, and
 // the others are the virtual directory of snapshots.
@@ -26,7 +29,12 @@ const (
 	inoHashed     = uint64(3) << 62
 	inoSubvolBits = 22
 	inoInumBits   = 40
+	inoLowBits    = 34
+	inoShardShift = 57
 	inoFirstReal  = 4096
+
+	inoLowMask = uint64(1)<<inoLowBits - 1
+	inoFits    = (uint64(1)<<(63-inoShardShift)-1)<<inoShardShift | inoLowMask
 )
 
 // packIno returns the number for id, or false where only a hash will do.
@@ -34,14 +42,16 @@ func packIno(id bcachefs.InodeID) (uint64, bool) {
 	switch {
 	case id.Subvol == 1 && id.Inum < inoSubvol && id.Inum >= inoFirstReal:
 		return id.Inum, true
-	case id.Subvol > 1 && id.Subvol < 1<<inoSubvolBits && id.Inum < 1<<inoInumBits:
-		return inoSubvol | uint64(id.Subvol)<<inoInumBits | id.Inum, true
+	case id.Subvol > 1 && id.Subvol < 1<<inoSubvolBits && id.Inum&^inoFits == 0:
+		return inoSubvol | uint64(id.Subvol)<<inoInumBits | id.Inum>>inoShardShift<<inoLowBits | id.Inum&inoLowMask, true
 	}
 	return 0, false
 }
 
 // inoTable remembers the inodes whose number is a hash, counting the kernel's references to them. Safe for concurrent use.
 type inoTable struct {
+	// live tells that ids have no snapshot, as the filesystem is open for writing.
+	live bool
 	// snapshots holds the snapshot of each subvolume met (uint32 to uint32): a packed number has no room for it.
 	snapshots sync.Map
 
@@ -56,13 +66,16 @@ type hashedIno struct {
 	lookups uint64
 }
 
-func newInoTable() *inoTable {
-	return &inoTable{byIno: map[uint64]*hashedIno{}, byID: map[bcachefs.InodeID]*hashedIno{}}
+func newInoTable(live bool) *inoTable {
+	return &inoTable{live: live, byIno: map[uint64]*hashedIno{}, byID: map[bcachefs.InodeID]*hashedIno{}}
 }
 
 // ref returns the number of id and adds n references to it.
 func (t *inoTable) ref(id bcachefs.InodeID, n uint64) uint64 {
 	if ino, ok := packIno(id); ok {
+		if t.live {
+			return ino
+		}
 		if _, known := t.snapshots.Load(id.Subvol); !known {
 			t.snapshots.Store(id.Subvol, id.Snapshot)
 		}
@@ -116,7 +129,8 @@ func (t *inoTable) lookup(ino uint64) (bcachefs.InodeID, bool) {
 	case ino < inoSubvol:
 		return t.unpack(1, ino)
 	case ino < inoHashed:
-		return t.unpack(uint32(ino>>inoInumBits&(1<<inoSubvolBits-1)), ino&(1<<inoInumBits-1))
+		inum := ino & (1<<inoInumBits - 1)
+		return t.unpack(uint32(ino>>inoInumBits&(1<<inoSubvolBits-1)), inum>>inoLowBits<<inoShardShift|inum&inoLowMask)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -128,6 +142,9 @@ func (t *inoTable) lookup(ino uint64) (bcachefs.InodeID, bool) {
 
 // unpack completes an id with the subvolume's snapshot.
 func (t *inoTable) unpack(subvol uint32, inum uint64) (bcachefs.InodeID, bool) {
+	if t.live {
+		return bcachefs.InodeID{Subvol: subvol, Inum: inum}, true
+	}
 	s, ok := t.snapshots.Load(subvol)
 	if !ok {
 		return bcachefs.InodeID{}, false

@@ -13,7 +13,7 @@ import (
 // Every number must lead back to its inode, no two inodes may share one, and the same inode has the same number at every mount.
 func TestInoRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		tab, again := newInoTable(), newInoTable()
+		tab, again := newInoTable(false), newInoTable(false)
 		snapshotOf := func(subvol uint32) uint32 { return ^subvol }
 		seen := map[uint64]bcachefs.InodeID{}
 		for range 50 {
@@ -45,7 +45,7 @@ func TestInoRoundTrip(t *testing.T) {
 
 // What the kernel forgot is not kept, and comes back under the same number.
 func TestInoForget(t *testing.T) {
-	tab := newInoTable()
+	tab := newInoTable(false)
 	id := bcachefs.InodeID{Snapshot: 7, Inum: 5000} // a view of a bare snapshot has no arithmetic number
 	ino := tab.ref(id, 1)
 	tab.ref(id, 2)

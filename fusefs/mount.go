@@ -35,8 +35,11 @@ func IsKernelOption(name string) bool {
 
 // directFlags gives the flags of mount(2) for a mount without the helper. Without a word to the contrary, devices and setuid
 // programs of the image count for nothing.
-func directFlags(extra []string) uintptr {
-	flags := uintptr(unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID)
+func directFlags(extra []string, writable bool) uintptr {
+	flags := uintptr(unix.MS_NODEV | unix.MS_NOSUID)
+	if !writable {
+		flags |= unix.MS_RDONLY
+	}
 	for _, o := range extra {
 		for _, k := range kernelFlags {
 			if k.name == o {

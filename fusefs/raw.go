@@ -22,7 +22,7 @@ const (
 	nodeSnapshots = 2
 )
 
-// raw implements the protocol. What it does not override is answered ENOSYS, or by the kernel since the mount is read-only.
+// raw serves a filesystem for reading. What it does not override is answered ENOSYS, or by the kernel since the mount is read-only.
 type raw struct {
 	fuse.RawFileSystem
 
@@ -49,7 +49,7 @@ func newRaw(fsys *bcachefs.FS, o Options) (*raw, error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		fsys:          fsys,
 		root:          v.RootInode(),
-		inodes:        newInoTable(),
+		inodes:        newInoTable(fsys.Writable() != bcachefs.ErrNotWritable),
 		files:         newFileCache(fsys, maxCachedFiles),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -86,7 +86,11 @@ func (r *raw) ino(id bcachefs.InodeID) uint64 { return r.inodes.ref(id, 0) }
 
 func (r *raw) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	if h.NodeId == nodeSnapshots {
-		return r.lookupSnapshot(name, out)
+		id, st := r.snapshotOf(name)
+		if !st.Ok() {
+			return st
+		}
+		return r.entry(noSubvol, id, out)
 	}
 	if h.NodeId == nodeRoot && r.snaps != nil && name == r.snaps.name {
 		return r.snapshotsEntry(out)

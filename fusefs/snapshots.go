@@ -16,7 +16,7 @@ import (
 )
 
 // snapshotsDir is a directory that is nowhere on disk: it shows the root of each subvolume and snapshot of the filesystem, also
-// of those that no path leads to, under "ID-name". The list is read anew each time; it cannot change under a read-only mount.
+// of those that no path leads to, under "ID-name". The list is read anew each time.
 type snapshotsDir struct {
 	name string
 }
@@ -28,8 +28,12 @@ const nameMax = 255
 const noSubvol = ^uint32(0)
 
 // subvolumeRoot is the inode of a subvolume's root directory.
-func subvolumeRoot(s bcachefs.SubvolumeInfo) bcachefs.InodeID {
-	return bcachefs.InodeID{Subvol: s.ID, Snapshot: s.Snapshot, Inum: s.RootInum}
+func (r *raw) subvolumeRoot(s bcachefs.SubvolumeInfo) bcachefs.InodeID {
+	id := bcachefs.InodeID{Subvol: s.ID, Snapshot: s.Snapshot, Inum: s.RootInum}
+	if r.inodes.live {
+		id.Snapshot = 0
+	}
+	return id
 }
 
 // snapshotName is the name of a subvolume in the directory.
@@ -69,17 +73,18 @@ func (r *raw) snapshotsAttr(a *fuse.Attr) {
 	a.Blksize = blksize
 }
 
-func (r *raw) lookupSnapshot(name string, out *fuse.EntryOut) fuse.Status {
+// snapshotOf finds the root of a subvolume by its name in the directory.
+func (r *raw) snapshotOf(name string) (bcachefs.InodeID, fuse.Status) {
 	subs, st := r.subvolumes(r.ctx)
 	if !st.Ok() {
-		return st
+		return bcachefs.InodeID{}, st
 	}
 	for _, s := range subs {
 		if snapshotName(s) == name {
-			return r.entry(noSubvol, subvolumeRoot(s), out)
+			return r.subvolumeRoot(s), fuse.OK
 		}
 	}
-	return fuse.ENOENT
+	return bcachefs.InodeID{}, fuse.ENOENT
 }
 
 // readSnapshots lists the directory. An entry's place in the stream is its subvolume's id, behind those of "." and "..".
@@ -99,7 +104,7 @@ func (r *raw) readSnapshots(in *fuse.ReadIn, add func(fuse.DirEntry, *bcachefs.I
 		if off <= in.Offset {
 			continue
 		}
-		root := subvolumeRoot(s)
+		root := r.subvolumeRoot(s)
 		e := fuse.DirEntry{Mode: syscall.S_IFDIR, Name: snapshotName(s), Ino: r.ino(root), Off: off}
 		if !add(e, &root) {
 			return fuse.OK

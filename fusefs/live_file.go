@@ -1,0 +1,227 @@
+//go:build linux
+
+package fusefs
+
+import (
+	"math"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/go-bcachefs/bcachefs"
+)
+
+// handleWrites is the handle of files that are open for writing; others have 0. There is no other state to a handle.
+const handleWrites = 1
+
+// open answers for a file that was opened, or made to be.
+//
+// Nobody but the kernel changes files, so that what it keeps of one stays good. Files opened for direct I/O are so marked: writes to one
+// then go on in parallel.
+func (l *live) open(id bcachefs.InodeID, flags uint32, out *fuse.OpenOut) {
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	if flags&syscall.O_DIRECT != 0 {
+		out.OpenFlags |= fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
+	}
+	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+		out.Fh = handleWrites
+		l.writers.add(id)
+	}
+}
+
+func (l *live) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	id, st := l.id(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	if in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+		if st := l.mayWrite(id, in.Flags); !st.Ok() {
+			return st
+		}
+	}
+	l.open(id, in.Flags, out)
+	return fuse.OK
+}
+
+// mayWrite refuses to open for writing what the kernel does not know to be protected: it would find out only when its cache is written back.
+func (l *live) mayWrite(id bcachefs.InodeID, flags uint32) fuse.Status {
+	if err := l.fsys.Writable(); err != nil {
+		return fuse.EROFS
+	}
+	s, err := l.fsys.Stat(l.ctx, id)
+	switch {
+	case err != nil:
+		return toStatus(err)
+	case s.Flags.Immutable(), s.Flags.Append() && (flags&syscall.O_APPEND == 0 || flags&syscall.O_TRUNC != 0):
+		return fuse.EPERM
+	}
+	return fuse.OK
+}
+
+func (l *live) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	st := l.create(&in.InHeader, name, newInode(&in.InHeader, in.Mode&0o7777|syscall.S_IFREG, in.Umask), &out.EntryOut)
+	if !st.Ok() {
+		return st
+	}
+	if id, ok := l.inodes.lookup(out.NodeId); ok {
+		l.open(id, in.Flags, &out.OpenOut)
+	}
+	return fuse.OK
+}
+
+func (l *live) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	dir, st := l.dir(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	s, err := l.fsys.MakeUnnamed(l.ctx, dir, newInode(&in.InHeader, in.Mode&0o7777|syscall.S_IFREG, in.Umask), 1)
+	if err != nil {
+		return toStatus(err)
+	}
+	l.found(in.NodeId, dir, s, &out.EntryOut)
+	l.open(s.ID, in.Flags, &out.OpenOut)
+	return fuse.OK
+}
+
+// Flush has nothing to do, and the kernel never asks again: it writes what it has of a file before.
+func (l *live) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+
+func (l *live) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	if in.Fh != handleWrites {
+		return
+	}
+	if id, ok := l.inodes.lookup(in.NodeId); ok {
+		l.writers.remove(id)
+	}
+}
+
+func (l *live) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	id, st := l.id(in.NodeId)
+	if !st.Ok() {
+		return nil, st
+	}
+	if in.Offset > math.MaxInt64 {
+		return nil, fuse.EINVAL
+	}
+	n, err := l.fsys.ReadInode(l.ctx, id, buf[:min(len(buf), int(in.Size))], int64(in.Offset))
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+func (l *live) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	id, st := l.id(in.NodeId)
+	if !st.Ok() {
+		return 0, st
+	}
+	if in.Offset > math.MaxInt64-uint64(len(data)) {
+		return 0, fuse.Status(syscall.EFBIG)
+	}
+	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
+		if st := l.dropPrivileges(in.NodeId, id); !st.Ok() {
+			return 0, st
+		}
+	}
+	durable := in.WriteFlags&fuse.WRITE_CACHE == 0 && in.Flags&(syscall.O_SYNC|syscall.O_DSYNC) != 0
+	n, err := l.fsys.WriteInode(l.ctx, id, data, int64(in.Offset), durable)
+	if err != nil && (n == 0 || in.WriteFlags&fuse.WRITE_CACHE != 0) {
+		return 0, toStatus(err) // of what is written back there is no short write
+	}
+	return uint32(n), fuse.OK
+}
+
+// dropPrivileges clears set-id bits that are lost by a write, of which the kernel has to be told.
+func (l *live) dropPrivileges(node uint64, id bcachefs.InodeID) fuse.Status {
+	s, err := l.fsys.Stat(l.ctx, id)
+	if err != nil {
+		return toStatus(err)
+	}
+	if s.RawMode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
+		return fuse.OK
+	}
+	dropped, err := l.fsys.DropPrivileges(l.ctx, id)
+	if dropped {
+		l.srv.InodeNotify(node, -1, 0)
+	}
+	return toStatus(err)
+}
+
+// fsync flag: only what is needed to find the data.
+const fsyncData = 1
+
+func (l *live) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	id, st := l.id(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	return toStatus(l.fsys.SyncInode(l.ctx, id))
+}
+
+func (l *live) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	if in.NodeId == nodeSnapshots {
+		return fuse.OK
+	}
+	return l.Fsync(cancel, in)
+}
+
+// allocateModes says what the modes of fallocate(2) mean.
+var allocateModes = map[uint32]bcachefs.AllocateMode{
+	0:                         bcachefs.AllocateGrow,
+	unix.FALLOC_FL_KEEP_SIZE:  bcachefs.AllocateKeepSize,
+	unix.FALLOC_FL_ZERO_RANGE: bcachefs.AllocateZero,
+	unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE: bcachefs.AllocateZeroKeepSize,
+	unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE: bcachefs.AllocatePunch,
+	unix.FALLOC_FL_INSERT_RANGE:                          bcachefs.AllocateInsert,
+	unix.FALLOC_FL_COLLAPSE_RANGE:                        bcachefs.AllocateCollapse,
+}
+
+func (l *live) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	id, st := l.id(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	mode, ok := allocateModes[in.Mode]
+	if !ok {
+		return fuse.ENOTSUP
+	}
+	if in.Length == 0 || in.Offset > math.MaxInt64 || in.Length > math.MaxInt64-in.Offset {
+		return fuse.Status(syscall.EFBIG)
+	}
+	return toStatus(l.fsys.Allocate(interruptible{l.ctx, cancel}, id, mode, int64(in.Offset), int64(in.Length)))
+}
+
+func (l *live) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	from, st := l.id(in.NodeId)
+	if !st.Ok() {
+		return 0, st
+	}
+	to, st := l.id(in.NodeIdOut)
+	if !st.Ok() {
+		return 0, st
+	}
+	const most = math.MaxUint32 &^ (1<<20 - 1) // the answer has 32 bits
+	n := min(in.Len, most)
+	if in.OffIn > math.MaxInt64-n || in.OffOut > math.MaxInt64-n {
+		return 0, fuse.Status(syscall.EFBIG)
+	}
+	copied, err := l.fsys.CopyRange(interruptible{l.ctx, cancel}, from, int64(in.OffIn), to, int64(in.OffOut), int64(n))
+	if copied > 0 {
+		err = nil
+	}
+	return uint32(copied), toStatus(err)
+}
+
+func (l *live) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	id, st := l.id(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	if in.Offset > math.MaxInt64 || in.Whence != bcachefs.SeekData && in.Whence != bcachefs.SeekHole {
+		return fuse.EINVAL
+	}
+	off, err := l.fsys.SeekInode(l.ctx, id, int64(in.Offset), int(in.Whence))
+	out.Offset = uint64(off)
+	return toStatus(err)
+}
