@@ -21,7 +21,10 @@ func (w *Writer) NewRoot(tx *trans.Tx, dir ID, n NewInode) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	return h.Attr, nil
+	if w.cfg.Quota != nil {
+		err = w.cfg.Quota(tx, ID{Inum: h.ID.Inum}, nil, &h.Inode)
+	}
+	return h.Attr, err
 }
 
 // InheritACL gives an inode that this transaction has made the ACLs that follow from the default ACL of a directory. It does nothing if that has none.

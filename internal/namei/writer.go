@@ -50,7 +50,8 @@ var (
 )
 
 // Quota is asked to agree to each inode that a transaction creates (old is nil), deletes (new is nil) or gives another owner, group, project or number
-// of sectors, and takes note through [trans.Tx.OnCommit]. What it is told adds up over the transaction.
+// of sectors, and takes note through [trans.Tx.OnCommit]. What it is told adds up over the transaction. The id's subvolume is 0 where a version of an inode in a
+// snapshot is meant, whoever sees it, and the snapshot is 0 too for the root of a subvolume that is being made.
 type Quota func(tx *trans.Tx, id ID, old, new *ondisk.Inode) error
 
 // WriterConfig is what a [Writer] needs to know of its filesystem.
