@@ -24,10 +24,11 @@ func (x *op) inPlace(ctx context.Context, p []byte, start uint64) (n int, err er
 	// A snapshot that is taken meanwhile would see what is written.
 	w.freeze.RLock()
 	defer w.freeze.RUnlock()
-	homes, err := x.homes(ctx, start, start+uint64(len(p))/sectorSize)
+	homes, locked, err := x.lockHomes(ctx, start, start+uint64(len(p))/sectorSize)
 	if err != nil {
 		return 0, err
 	}
+	defer w.cfg.Nocow.unlock(nocowWrite, locked)
 	for i := range homes {
 		h := &homes[i]
 		size := int(h.end-h.start) * sectorSize
@@ -51,27 +52,48 @@ func (x *op) inPlace(ctx context.Context, p []byte, start uint64) (n int, err er
 	return n, nil
 }
 
-// homes returns where the start of a range may be written in place.
-func (x *op) homes(ctx context.Context, start, end uint64) (all []home, err error) {
-	err = x.w.view(ctx, x.id, func(tx *trans.Tx, snapshot uint32, _ *ondisk.Inode) error {
-		all = all[:0]
-		it := tx.Iter(ondisk.BtreeExtents, ondisk.Pos{Inode: x.id.Inum, Offset: start, Snapshot: snapshot}, 0)
-		for at := start; at < end; {
-			k, ok, err := it.PeekMax(ondisk.Pos{Inode: x.id.Inum, Offset: end, Snapshot: snapshot})
-			if err != nil || !ok || k.Start().Offset > at || k.Pos.Snapshot != snapshot || k.Type != ondisk.KeyExtent {
+// lockHomes returns where the start of a range may be written in place. The buckets are locked: nothing is moved away from there, and whatever
+// becomes of the file, nobody else gets them meanwhile.
+func (x *op) lockHomes(ctx context.Context, start, end uint64) (homes []home, locked []uint64, err error) {
+	for {
+		ok := false
+		err := x.w.view(ctx, x.id, func(tx *trans.Tx, snapshot uint32, _ *ondisk.Inode) (err error) {
+			if homes, err = x.homes(tx, homes[:0], snapshot, start, end); err != nil {
 				return err
 			}
-			h := home{key: k.Clone(), start: at, end: min(k.Pos.Offset, end)}
-			if ok, err = x.isHome(&h); !ok || err != nil {
-				return err
+			locked = locked[:0]
+			for i := range homes {
+				locked = appendBuckets(locked, x.w.cfg.Members, homes[i].ptrs...)
 			}
-			all = append(all, h)
-			at = h.end
-			it.Advance()
+			ok = x.w.cfg.Nocow.tryLock(nocowWrite, locked) // the extents cannot change before
+			return nil
+		})
+		if err != nil || ok {
+			return homes, locked, err
 		}
-		return nil
-	})
-	return all, err
+		if err := x.w.cfg.Nocow.wait(ctx, nocowWrite, locked); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// homes appends where the start of a range may be written in place.
+func (x *op) homes(tx *trans.Tx, all []home, snapshot uint32, start, end uint64) ([]home, error) {
+	it := tx.Iter(ondisk.BtreeExtents, ondisk.Pos{Inode: x.id.Inum, Offset: start, Snapshot: snapshot}, 0)
+	for at := start; at < end; {
+		k, ok, err := it.PeekMax(ondisk.Pos{Inode: x.id.Inum, Offset: end, Snapshot: snapshot})
+		if err != nil || !ok || k.Start().Offset > at || k.Pos.Snapshot != snapshot || k.Type != ondisk.KeyExtent {
+			return all, err
+		}
+		h := home{key: k.Clone(), start: at, end: min(k.Pos.Offset, end)}
+		if ok, err = x.isHome(&h); !ok || err != nil {
+			return all, err
+		}
+		all = append(all, h)
+		at = h.end
+		it.Advance()
+	}
+	return all, nil
 }
 
 // isHome reports whether an extent may be written in place, and where that is.

@@ -83,6 +83,8 @@ type WriterConfig struct {
 	Device  func(dev uint8) blockdev.Device
 	// DeviceName names a member in messages.
 	DeviceName func(dev uint8) string
+	// Nocow locks buckets that are written to in place. All writers of a filesystem share one; nil: there is no other.
+	Nocow *NocowLocks
 
 	Key       *crypt.Key // to read what is encrypted; nil: there is none
 	Encrypted bool       // what is written is encrypted
@@ -153,6 +155,9 @@ type Writer struct {
 func NewWriter(cfg WriterConfig) *Writer {
 	if cfg.Parallel <= 0 {
 		cfg.Parallel = runtime.GOMAXPROCS(0)
+	}
+	if cfg.Nocow == nil {
+		cfg.Nocow = new(NocowLocks)
 	}
 	w := &Writer{cfg: cfg, block: uint64(cfg.BlockBytes), blockSectors: uint64(cfg.BlockBytes) / sectorSize}
 	w.inodes.locks = map[ID]*inodeLock{}

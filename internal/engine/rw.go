@@ -59,6 +59,7 @@ type RW struct {
 	trusted  atomic.Bool
 
 	keyVersion atomic.Uint64 // the last one given out
+	background
 
 	ctx    context.Context // of workers
 	stop   context.CancelFunc
@@ -227,6 +228,7 @@ func (rw *RW) wire(plan *journalPlan) error {
 	if err := rw.makeJournal(sb, plan); err != nil {
 		return err
 	}
+	rw.makeBackground(sb)
 	rw.Store.Start(rw.Journal)
 	return nil
 }
@@ -312,7 +314,7 @@ func (rw *RW) writeNode(ctx context.Context, addrs []ondisk.NodeAddr, off ondisk
 	}
 	write(0)
 	wg.Wait()
-	rw.clocks[1].Add(uint64(len(buf)/ondisk.SectorSize) * uint64(len(addrs)))
+	rw.wrote(uint64(len(buf)/ondisk.SectorSize) * uint64(len(addrs)))
 	var lost []ondisk.NodeAddr
 	for i, err := range errs {
 		if err != nil {
@@ -426,6 +428,7 @@ func (rw *RW) makeAllocator(sb *ondisk.Superblock) (err error) {
 		BackpointerShift: sb.BackpointerShift(),
 		NodeReplicas:     int(option(sb, "metadata_replicas")), NodeReplicasRequired: 1, NodeTarget: uint16(option(sb, "metadata_target")),
 		SaveBitmap: rw.saveBitmap, ForceEarly: rw.wopts.NoFreespace, OnInconsistent: rw.inconsistent, Logf: rw.message, Hook: rw.wopts.Hook,
+		Busy: rw.nocow.Busy,
 	}, rw.wopts.AllocOptions...)
 	if err != nil {
 		return err

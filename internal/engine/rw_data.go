@@ -34,7 +34,7 @@ func (rw *RW) DataConfig() data.WriterConfig {
 		required = int(sb.Option(o))
 	}
 	c := data.WriterConfig{
-		Store: rw.Store, Alloc: rw.Alloc, Space: rw.Space, Members: rw.Devices, Device: rw.Device,
+		Store: rw.Store, Alloc: rw.Alloc, Space: rw.Space, Members: rw.Devices, Device: rw.Device, Nocow: &rw.nocow,
 		DeviceName: func(dev uint8) string {
 			if m := rw.Member(dev); m != nil {
 				return m.Name()
@@ -57,7 +57,7 @@ func (rw *RW) DataConfig() data.WriterConfig {
 		OnWriteError: func(dev uint8, err error) {
 			rw.message("device %d: %v", dev, fmt.Errorf("data was not written: %w", err))
 		},
-		Wrote: func(sectors uint64) { rw.clocks[1].Add(sectors) },
+		Wrote: rw.wrote,
 	}
 	return c
 }

@@ -117,8 +117,8 @@ func (v *Volume) writePiece(ctx context.Context, inum, block, blocks uint64, o *
 	return n, seq, err
 }
 
-// nonceOf is the nonce of an extent's data that is neither compressed nor a part of other data.
-func nonceOf(v ondisk.Version) crypt.Nonce { return crypt.ExtentNonceOf(v.Hi, v.Lo, 0, 0, 0) }
+// nonceOf is the nonce of an extent's data that is not compressed; crc is not 0 if it was a part of other data.
+func nonceOf(v ondisk.Version, crc uint32) crypt.Nonce { return crypt.ExtentNonceOf(v.Hi, v.Lo, crc, 0, 0) }
 
 // put writes data to all places of an allocation, encrypted if that is part of its checksum, and returns the value of the extent.
 func (v *Volume) put(ctx context.Context, al *alloc.Allocation, content uint64, csum checksum.Type, version ondisk.Version) (val []byte, err error) {
@@ -128,11 +128,11 @@ func (v *Volume) put(ctx context.Context, al *alloc.Allocation, content uint64, 
 		content++
 	}
 	if csum.IsEncryption() {
-		v.RW.Key.XOR(nonceOf(version), buf)
+		v.RW.Key.XOR(nonceOf(version, 0), buf)
 	}
 	if csum != checksum.None {
 		crc := ondisk.CRC{CompressedSize: al.Sectors, UncompressedSize: al.Sectors, Csum: csum}
-		if crc.Sum, err = checksum.Compute(csum, v.RW.Key, nonceOf(version), buf); err != nil {
+		if crc.Sum, err = checksum.Compute(csum, v.RW.Key, nonceOf(version, 0), buf); err != nil {
 			return nil, err
 		}
 		typ, ok := crc.EntryType()

@@ -85,7 +85,7 @@ func (v *Volume) read(ctx context.Context, tx *trans.Tx, inum uint64) (map[uint6
 				return nil, err
 			}
 			if ptrs[i].HasCRC {
-				sum, err := checksum.Compute(ptrs[i].CRC.Csum, v.RW.Key, nonceOf(k.Version), stored)
+				sum, err := checksum.Compute(ptrs[i].CRC.Csum, v.RW.Key, nonceOf(k.Version, ptrs[i].CRC.Nonce), stored)
 				if err != nil {
 					return nil, err
 				}
@@ -94,7 +94,7 @@ func (v *Volume) read(ctx context.Context, tx *trans.Tx, inum uint64) (map[uint6
 				}
 			}
 			if ptrs[i].CRC.Csum.IsEncryption() {
-				v.RW.Key.XOR(nonceOf(k.Version), stored)
+				v.RW.Key.XOR(nonceOf(k.Version, ptrs[i].CRC.Nonce), stored)
 			}
 			data := stored[ptrs[i].CRC.Offset*ondisk.SectorSize:]
 			for n := range uint64(k.Size) / v.blockS {

@@ -1,0 +1,166 @@
+package data_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/go-bcachefs/bcachefs/internal/alloc"
+	"github.com/go-bcachefs/bcachefs/internal/data"
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/trans"
+)
+
+// pointed lists the keys that have pointers to data.
+func (w *world) pointed(ctx context.Context) (all []data.Move) {
+	w.Helper()
+	err := w.rw.Store.View(ctx, func(tx *trans.Tx) error {
+		all = all[:0]
+		for _, btree := range []ondisk.BtreeID{ondisk.BtreeExtents, ondisk.BtreeReflink} {
+			err := tx.Scan(btree, ondisk.PosMin, ondisk.SPosMax, 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
+				if k.Type == ondisk.KeyExtent || k.Type == ondisk.KeyReflinkV {
+					all = append(all, data.Move{Btree: btree, Key: k.Clone()})
+				}
+				return true, nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	w.must(err)
+	return all
+}
+
+func moveOptions() *data.MoveOptions {
+	return &data.MoveOptions{Point: alloc.WritePointCopygc, Watermark: alloc.WatermarkCopygc}
+}
+
+// moveSome moves random pointers of random keys. alone: nobody else changes the filesystem.
+func (w *world) moveSome(r *rand.Rand, alone bool) data.MoveResult {
+	w.Helper()
+	all := w.pointed(w.Context())
+	if len(all) == 0 {
+		return data.MoveResult{}
+	}
+	var moves []data.Move
+	lo := r.IntN(len(all))
+	for _, m := range all[lo:min(lo+1+r.IntN(12), len(all))] {
+		if m.Ptrs = uint32(r.IntN(16)); r.IntN(2) == 0 {
+			m.Ptrs = ^uint32(0)
+		}
+		moves = append(moves, m)
+	}
+	o := moveOptions()
+	if r.IntN(4) == 0 {
+		o.Encode = &data.Options{Compression: uint8(r.IntN(4)), Checksum: uint8(r.IntN(4))}
+	}
+	res, err := w.w.Move(w.Context(), moves, o)
+	if err != nil || res.Failed > 0 {
+		w.Fatalf("%v: %+v (%s)", err, res, w.what)
+	}
+	if done := res.Keys + res.Raced; done != len(moves) || alone && res.Raced > 0 && everything(moves) {
+		w.Fatalf("%d moves: %+v (%s)", len(moves), res, w.what)
+	}
+	return res
+}
+
+// everything reports whether all pointers are to be moved, so that each key has some.
+func everything(moves []data.Move) bool {
+	for i := range moves {
+		if moves[i].Ptrs != ^uint32(0) {
+			return false
+		}
+	}
+	return true
+}
+
+// Whatever is moved in between, files hold what they should in each snapshot, and the filesystem is sound.
+func TestMove(t *testing.T) {
+	for i, s := range modelShapes() {
+		t.Run(s.Name, func(t *testing.T) {
+			w := newWorld(t, s)
+			r := rand.New(rand.NewPCG(*modelSeed+200, uint64(i)))
+			for n := range 3 {
+				w.file(fmt.Sprint("file-", n))
+			}
+			block := w.rw.SB.BlockBytes()
+			moved := 0
+			for n := range *modelOps {
+				if n == 20 || n == 40 {
+					w.snapshot(fmt.Sprint("snapshot-", n))
+				}
+				randomOp(w, r, block)
+				w.what += ", then moves"
+				moved += w.moveSome(r, true).Keys
+				w.checkAll()
+				w.noMessages()
+				if n%30 == 29 {
+					w.remount(n%60 == 29)
+					w.checkAll()
+				}
+			}
+			if moved < *modelOps/2 {
+				t.Errorf("only %d keys were moved", moved)
+			}
+			w.end()
+		})
+	}
+}
+
+// What is moved while others write, cut, share and delete it becomes neither old nor lost.
+func TestMoveConcurrently(t *testing.T) {
+	for i, s := range modelShapes() {
+		if s.Name != "plain" && s.Name != "nocow" && s.Name != "mirrored" && s.Name != "encrypted" && s.Name != "nocow mirrored" {
+			continue
+		}
+		t.Run(s.Name, func(t *testing.T) {
+			w := newWorld(t, s)
+			r := rand.New(rand.NewPCG(*modelSeed+300, uint64(i)))
+			for n := range 3 {
+				w.file(fmt.Sprint("file-", n))
+			}
+			stop := make(chan struct{})
+			var wg sync.WaitGroup
+			var res [2]data.MoveResult
+			for g := range 2 {
+				wg.Go(func() {
+					m := &world{T: t, rw: w.rw, w: w.w} // fails by itself
+					r := rand.New(rand.NewPCG(*modelSeed+400, uint64(g)))
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						got := m.moveSome(r, false)
+						res[g].Keys += got.Keys
+						res[g].Raced += got.Raced
+						if t.Failed() {
+							return
+						}
+					}
+				})
+			}
+			for n := range 2 * *modelOps {
+				if n == 40 || n == 90 {
+					w.snapshot(fmt.Sprint("snapshot-", n))
+				}
+				randomOp(w, r, w.rw.SB.BlockBytes())
+				if n%10 == 9 {
+					w.checkAll()
+				}
+			}
+			close(stop)
+			wg.Wait()
+			t.Logf("%d keys moved, %d raced", res[0].Keys+res[1].Keys, res[0].Raced+res[1].Raced)
+			if res[0].Keys+res[1].Keys == 0 {
+				t.Error("nothing was moved")
+			}
+			w.end()
+		})
+	}
+}
