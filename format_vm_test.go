@@ -145,6 +145,16 @@ for count in %s; do
 done
 `
 
+// addKey is the line of a script that tells the machine the key of a filesystem.
+func addKey(t *testing.T, uuid string, passphrase []byte) string {
+	t.Helper()
+	key, err := crypt.DeriveKey(passphrase, crypt.DefaultKDF())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("guesttool addkey bcachefs:%s %s\n", uuid, hex.EncodeToString(key[:]))
+}
+
 // driverUses formats filesystems, has the driver use and then check them, and lists them with our own code: it finds what the
 // driver lists.
 func driverUses(t *testing.T, cases []formatCase) {
@@ -164,12 +174,7 @@ func driverUses(t *testing.T, cases []formatCase) {
 			t.Fatalf("%s: %v", c.name, err)
 		}
 		if c.opts.Passphrase != nil {
-			key, err := crypt.DeriveKey(c.opts.Passphrase, crypt.DefaultKDF())
-			if err != nil {
-				t.Fatal(err)
-			}
-			prelude = fmt.Sprintf("guesttool addkey bcachefs:%s %s\n", info.UUID, hex.EncodeToString(key[:]))
-			passphrase = vmPassphrase
+			prelude, passphrase = addKey(t, info.UUID, c.opts.Passphrase), vmPassphrase
 		}
 		all, disks, counts = append(all, paths), append(disks, paths...), append(counts, fmt.Sprint(len(paths)))
 	}

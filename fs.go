@@ -70,7 +70,7 @@ func wire(ctx context.Context, e *engine.FS, opts *OpenOptions) (*FS, error) {
 	f := &FS{engine: e, keys: e.Reader, clock: newClock(e.SB)}
 	reader := data.NewReader(data.Config{Trees: e.Reader, Devices: members{e}, Key: e.Key, ExtentTypes: e.SB.ExtentTypeU64s(),
 		CacheBytes: opts.ExtentCacheBytes, Parallel: opts.ReadParallelism})
-	f.tree = namei.New(namei.Config{Trees: e.Reader, Subvolume: f.subvolume, Casefold: defaultCasefold(e.SB), Target: f.targetName,
+	f.tree = namei.New(namei.Config{Trees: e.Reader, Subvolume: f.subvolume, Casefold: isSet(e.SB, "casefold"), HideACLs: !isSet(e.SB, "acl"), Target: f.targetName,
 		ReadFile: func(ctx context.Context, id InodeID, p []byte) (int, error) {
 			return reader.ReadAt(ctx, id.Inum, id.Snapshot, p, 0)
 		}})
@@ -83,10 +83,10 @@ func wire(ctx context.Context, e *engine.FS, opts *OpenOptions) (*FS, error) {
 	return f, nil
 }
 
-// defaultCasefold reports the option of the filesystem that directories without their own follow (BCH_SB_CASEFOLD).
-func defaultCasefold(sb *ondisk.Superblock) bool {
-	const word, bit = 6, 22
-	return sb.Flags[word]>>bit&1 != 0
+// isSet reports whether an option of the filesystem is on.
+func isSet(sb *ondisk.Superblock, name string) bool {
+	o, ok := ondisk.FindOption(name)
+	return ok && sb.Option(o) != 0
 }
 
 func (f *FS) subvolume(ctx context.Context, id uint32) (ondisk.Subvolume, error) {

@@ -65,6 +65,8 @@ type Config struct {
 	Subvolume func(ctx context.Context, id uint32) (ondisk.Subvolume, error)
 	// Casefold is the filesystem's default for directories that do not say themselves.
 	Casefold bool
+	// HideACLs keeps ACLs from being shown, as the driver does where the option "acl" is off.
+	HideACLs bool
 	// Target names a target, as options have them, by its stored code.
 	Target func(code uint32) string
 	// ReadFile reads the start of an inode's data, for the targets of symbolic links.

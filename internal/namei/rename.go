@@ -2,6 +2,7 @@ package namei
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 	"github.com/go-bcachefs/bcachefs/internal/trans"
@@ -303,7 +304,35 @@ func (r *rename) settle(h, from, to *held, slot uint64) error {
 		return ErrOptions
 	}
 	in.Dir, in.DirOffset, in.Ctime = to.ID.Inum, slot, r.now
+	if in.Subvol != 0 {
+		return r.settleOlder(h)
+	}
 	return nil
+}
+
+// settleOlder gives the older versions of a subvolume's root, which snapshots of the subvolume have in common with it, its new place: the driver's check
+// wants each of them to be where the subvolume's only name is.
+func (r *rename) settleOlder(h *held) error {
+	it := r.tx.Iter(ondisk.BtreeInodes, ondisk.Pos{Offset: h.ID.Inum}, trans.AllSnapshots|trans.Intent)
+	last := ondisk.Pos{Offset: h.ID.Inum, Snapshot: math.MaxUint32}
+	for {
+		k, ok, err := it.PeekMax(last)
+		if err != nil || !ok {
+			return err
+		}
+		it.Advance()
+		if k.Pos.Snapshot == h.Inode.Snapshot || !isInode(k.Type) {
+			continue
+		}
+		in, err := ondisk.DecodeInode(k)
+		if err != nil || in.Subvol != h.Inode.Subvol {
+			continue // not for us to judge; or of a snapshot, which has a name of its own
+		}
+		in.Dir, in.DirOffset, in.ParentSubvol = h.Inode.Dir, h.Inode.DirOffset, h.Inode.ParentSubvol
+		if err := r.tx.Update(ondisk.BtreeInodes, ondisk.Key{Type: ondisk.KeyInodeV3, Pos: k.Pos, Val: ondisk.EncodeInodeV3(&in)}, 0); err != nil {
+			return err
+		}
+	}
 }
 
 func (r *rename) save() error {

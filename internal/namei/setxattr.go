@@ -84,6 +84,9 @@ func (w *Writer) editXattr(tx *trans.Tx, id ID, name string, edit func(h *held, 
 	if err != nil {
 		return Attr{}, err
 	}
+	if typ.IsACL() && !w.cfg.ACL {
+		return Attr{}, fmt.Errorf("%q: ACLs are switched off: %w", name, ErrNamespace)
+	}
 	if err := edit(h, typ, []byte(short)); err != nil {
 		return Attr{}, err
 	}

@@ -39,7 +39,9 @@ func (t *Tree) ListXattr(ctx context.Context, id ID) ([]string, error) {
 		if err != nil {
 			return names, err
 		}
-		names = append(names, x.FullName())
+		if !(t.cfg.HideACLs && x.Type.IsACL()) {
+			names = append(names, x.FullName())
+		}
 	}
 	for o := range ondisk.NumInodeOptions {
 		if in.Option(o) == 0 {
@@ -69,6 +71,9 @@ func (t *Tree) GetXattr(ctx context.Context, id ID, name string) ([]byte, error)
 	typ, short, ok := ondisk.ParseXattrName(name)
 	if !ok || len(short) > math.MaxUint8 {
 		return nil, ErrNoXattr
+	}
+	if t.cfg.HideACLs && typ.IsACL() {
+		return nil, ErrNamespace
 	}
 	for off := strhash.Xattr(strhash.Type(in.HashType), in.HashSeed, uint8(typ), []byte(short)); off != math.MaxUint64; off++ {
 		k, ok, err := t.cfg.Trees.Lookup(ctx, ondisk.BtreeXattrs, ondisk.Pos{Inode: id.Inum, Offset: off, Snapshot: id.Snapshot})

@@ -92,7 +92,7 @@ func New(ctx context.Context, rw *engine.RW, cfg Config) (*FS, error) {
 		cfg.Data(&dc)
 	}
 	f.data = data.NewWriter(dc)
-	f.tree = namei.New(namei.Config{Trees: f.Trees(), Subvolume: f.Subvolume, Casefold: flag("casefold"), Target: cfg.Target, ReadFile: f.readStart})
+	f.tree = namei.New(namei.Config{Trees: f.Trees(), Subvolume: f.Subvolume, Casefold: flag("casefold"), HideACLs: !flag("acl"), Target: cfg.Target, ReadFile: f.readStart})
 	if err := f.vols.Recover(ctx); err != nil {
 		return nil, fmt.Errorf("subvolumes that were deleted: %w", err)
 	}
