@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,8 @@ type FSX struct {
 	// ShrinkFor bounds the time in which a sequence that fails is made shorter; 0: 20 s, less than 0: it is not.
 	ShrinkFor time.Duration
 	Logf      func(format string, args ...any)
+
+	taken int // snapshots
 }
 
 // Feature is something that not every filesystem can do with a file.
@@ -224,12 +227,12 @@ func (x *FSX) Run() error {
 
 // probe finds out which features there are.
 func (r *fsxRun) probe() error {
-	path := r.Dir + "/" + r.prefix + "-probe"
-	f, err := r.fs.Open(path, OpenCreate|OpenTruncate, 0o600)
+	probe := path.Join(r.Dir, r.prefix+"-probe")
+	f, err := r.fs.Open(probe, OpenCreate|OpenTruncate, 0o600)
 	if err != nil {
 		return err
 	}
-	defer r.fs.Unlink(path)
+	defer r.fs.Unlink(probe)
 	defer f.Close()
 	b := r.Block
 	buf := pattern(1, 0, 8*b)
@@ -237,7 +240,7 @@ func (r *fsxRun) probe() error {
 		return err
 	}
 	direct := func() error {
-		d, err := r.fs.Open(path, OpenDirect, 0)
+		d, err := r.fs.Open(probe, OpenDirect, 0)
 		if err == nil {
 			d.Close()
 		}
@@ -265,7 +268,7 @@ func (r *fsxRun) probe() error {
 
 func (r *fsxRun) open() error {
 	for i := range r.Files {
-		s := fsxSlot{path: fmt.Sprintf("%s/%s-%d", r.Dir, r.prefix, i)}
+		s := fsxSlot{path: path.Join(r.Dir, fmt.Sprintf("%s-%d", r.prefix, i))}
 		if err := r.openSlot(&s, OpenCreate|OpenTruncate); err != nil {
 			return err
 		}
@@ -526,7 +529,8 @@ func (r *fsxRun) disturb(op fsxOp, s *fsxSlot) error {
 		if err := r.fs.Sync(); err != nil {
 			return err
 		}
-		dir, err := r.Snapshot(r.fs, int(mix(r.Seed^uint64(len(r.prefix)))>>40)+len(r.snaps))
+		r.taken++
+		dir, err := r.Snapshot(r.fs, r.taken)
 		if err != nil {
 			return err
 		}
@@ -610,7 +614,7 @@ func (r *fsxRun) compare(file int) error {
 func (r *fsxRun) compareSnaps() error {
 	for _, snap := range r.snaps {
 		for i, want := range snap.want {
-			f, err := r.fs.Open(fmt.Sprintf("%s/%s-%d", snap.dir, r.prefix, i), OpenReadOnly, 0)
+			f, err := r.fs.Open(path.Join(snap.dir, fmt.Sprintf("%s-%d", r.prefix, i)), OpenReadOnly, 0)
 			if err != nil {
 				return fmt.Errorf("in snapshot %s: %w", snap.dir, err)
 			}

@@ -218,7 +218,9 @@ func (m *Model) onFile(o *Op) (string, Errno) {
 			return "", EBADF
 		}
 		p, e := n.allocated(AllocMode(o.Flags), o.Off, o.N, m.Block)
-		if e != 0 {
+		if e != 0 { // which some find out late
+			n.mtime.touch(false)
+			n.ctime.touch(false)
 			return "", e
 		}
 		m.touchData(n, !bytes.Equal(p, n.data))
@@ -515,18 +517,18 @@ func (n *node) setXattr(o *Op) Errno {
 
 // snapshot copies a subvolume, without those that are in it.
 func (m *Model) snapshot(o *Op) Errno {
-	at, e := m.free(o.Path)
+	from, e := m.must(o.Path2, true)
 	if e != 0 {
 		return e
 	}
-	from, e := m.must(o.Path2, true)
+	at, e := m.free(o.Path)
 	if e == 0 {
 		e = readOnly(at.dir)
 	}
 	if e != 0 {
 		return e
 	}
-	if !from.isDir() || from.subvol.root != from {
+	if !from.isDir() || from.subvol.root != from || from == m.root { // that is only a directory to whoever gave it to us
 		return errUnpredictable
 	}
 	v := &subvol{readOnly: o.Flags != 0}

@@ -45,6 +45,7 @@ type randomRun struct {
 	rec     *Recording
 	lacking map[lack]bool // what there is not; false: there is
 	done    []Op
+	failure string // what went wrong in short, to know it again
 }
 
 // lack is a kind of operation that may be lacking, with its flags or mode.
@@ -99,7 +100,7 @@ func (x *Random) Run() error {
 		again := &randomRun{Random: &c, base: base, name: fmt.Sprintf("random-%d-%d", c.Seed, n), lacking: r.lacking}
 		failed := again.repeat(ops) != nil
 		base = again.base
-		return failed
+		return failed && again.failure == r.failure
 	})
 	return fmt.Errorf("%w\nshorter, %d operations:%s", err, len(short), lines(short, 100))
 }
@@ -192,12 +193,14 @@ func (r *randomRun) step(o *Op) (bool, error) {
 	if got == 0 {
 		r.lacking[l] = false
 	}
+	r.failure = fmt.Sprintf("%s: %v, not %v", opNames[o.Kind], got, want.Errno)
 	if got != want.Errno && !r.allowed(o, want.Errno, got) {
 		return true, fmt.Errorf("%v: want %v, got %v (%w)", o, want.Errno, got, orDone(err))
 	}
 	if got == 0 && text != want.Text {
 		return true, fmt.Errorf("%v: want %q, got %q", o, want.Text, text)
 	}
+	r.failure = ""
 	if got == 0 {
 		next.clean(o)
 	}
@@ -380,7 +383,10 @@ func (r *randomRun) choose() Op {
 		o.N = int64(rng.IntN(200))
 		o.Flags = uint32(pick(rng, 0, 0, XattrCreate, XattrReplace))
 	case OpSnapshot:
-		o.Flags = uint32(rng.IntN(2))
+		o.Flags = uint32(rng.IntN(3) / 2)
+		o.Path2 = r.subvolume(o.Path2)
+	case OpDeleteSubvolume:
+		o.Path = r.subvolume(o.Path)
 	}
 	return o
 }
@@ -405,6 +411,21 @@ func (r *randomRun) chooseFile(o *Op) {
 
 // pick returns one of several values.
 func pick[T any](rng *rand.Rand, all ...T) T { return all[rng.IntN(len(all))] }
+
+// subvolume returns the path of a subvolume; another if there is none.
+func (r *randomRun) subvolume(other string) string {
+	var all []string
+	for p, e := range r.m.Tree() {
+		if e.n.subvol.root == e.n && e.n != r.m.root {
+			all = append(all, p)
+		}
+	}
+	if len(all) == 0 {
+		return other
+	}
+	slices.Sort(all)
+	return all[r.rng.IntN(len(all))]
+}
 
 // path returns a path: mostly one that exists or whose directory does.
 func (r *randomRun) path() string {
