@@ -17,11 +17,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/go-bcachefs/bcachefs"
 )
@@ -42,7 +44,9 @@ type Options struct {
 // Server is a mounted filesystem.
 type Server struct {
 	srv  *fuse.Server
+	live *live // nil if it is read-only
 	path string
+	dev  uint64 // st_dev of what is mounted
 	done chan struct{}
 }
 
@@ -66,16 +70,17 @@ type server interface {
 func Mount(fsys *bcachefs.FS, mountpoint string, o Options) (*Server, error) {
 	writable := fsys.Writable() == nil
 	flags := []string{"default_permissions"}
-	var fsrv server
-	var err error
-	if writable {
-		fsrv, err = newLive(fsys, o)
-	} else {
-		flags = append(flags, "ro")
-		fsrv, err = newRaw(fsys, o)
-	}
+	r, err := newRaw(fsys, o)
 	if err != nil {
 		return nil, err
+	}
+	var fsrv server = r
+	s := &Server{path: mountpoint, done: make(chan struct{})}
+	if writable {
+		s.live = newLive(r)
+		fsrv = s.live
+	} else {
+		flags = append(flags, "ro")
 	}
 	mo := &fuse.MountOptions{
 		AllowOther:               o.AllowOther,
@@ -95,18 +100,23 @@ func Mount(fsys *bcachefs.FS, mountpoint string, o Options) (*Server, error) {
 	if writable {
 		mo.ExtraCapabilities = capabilities
 	}
-	srv, err := fuse.NewServer(fsrv, mountpoint, mo)
-	if err != nil {
+	if s.srv, err = fuse.NewServer(fsrv, mountpoint, mo); err != nil {
 		return nil, fmt.Errorf("mount at %s: %w", mountpoint, err)
 	}
-	s := &Server{srv: srv, path: mountpoint, done: make(chan struct{})}
 	go func() {
-		srv.Serve()
+		s.srv.Serve()
 		fsrv.close()
 		close(s.done)
 	}()
-	if err := srv.WaitMount(); err != nil {
+	if err := s.srv.WaitMount(); err != nil {
 		return nil, fmt.Errorf("mount at %s: %w", mountpoint, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(mountpoint, &st); err == nil {
+		s.dev = st.Dev
+		if s.live != nil {
+			s.live.dev.Store(st.Dev)
+		}
 	}
 	return s, nil
 }
@@ -124,7 +134,42 @@ func (s *Server) Unmount(lazy bool) error {
 	if err == nil || !lazy {
 		return err
 	}
+	if s.live != nil {
+		s.writeBack()
+	}
 	return detachPath(s.path)
+}
+
+// writeBack has the kernel write what it keeps of files.
+func (s *Server) writeBack() {
+	fd, err := unix.Open(s.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil && st.Dev == s.dev {
+		_ = unix.Syncfs(fd)
+	}
+}
+
+// stopTime is how long Stop waits.
+const stopTime = 5 * time.Second
+
+// Stop ends serving those who still use what was unmounted lazily; whatever they do fails from then on. It reports whether nothing is in flight any more,
+// as after [Server.Wait]; if not, the filesystem must not be closed.
+func (s *Server) Stop() bool {
+	if s.live != nil {
+		s.live.down.Store(true)
+	}
+	// The connection bears the minor number of the mount's device.
+	_ = os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", unix.Minor(s.dev)), []byte("1\n"), 0)
+	select {
+	case <-s.done:
+		return true
+	case <-time.After(stopTime):
+		return false
+	}
 }
 
 // escapeSource makes a device list fit for the comma separated options of the mount.

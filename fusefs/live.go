@@ -21,26 +21,20 @@ type live struct {
 	*raw
 	srv *fuse.Server
 
-	// unsettled counts the nodes that the kernel knows of in whose directories names are found in any case: what it remembers of
-	// names there would be wrong.
-	folded folded
-	// writers are the inodes that are open for writing.
+	folded  folded
 	writers writers
-	down    atomic.Bool // shut down by FS_IOC_GOINGDOWN
+	down    atomic.Bool   // nothing is served any more
+	dev     atomic.Uint64 // st_dev of the mount, once it is known
 }
 
-func newLive(fsys *bcachefs.FS, o Options) (*live, error) {
-	r, err := newRaw(fsys, o)
-	if err != nil {
-		return nil, err
-	}
+func newLive(r *raw) *live {
 	l := &live{raw: r}
 	l.writers.init()
 	l.fsys.Hold(r.root, 1)
-	if st, err := fsys.Stat(r.ctx, r.root); err == nil {
+	if st, err := l.fsys.Stat(r.ctx, r.root); err == nil {
 		l.folded.note(nodeRoot, st)
 	}
-	return l, nil
+	return l
 }
 
 // Init remembers the way to talk to the kernel.

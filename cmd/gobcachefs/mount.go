@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/go-bcachefs/bcachefs"
 	"github.com/go-bcachefs/bcachefs/fusefs"
 )
 
@@ -23,24 +24,34 @@ type mountCmd struct {
 	*app
 	fileFlags
 	foreground, fake, debug bool
+	log                     mountLog
+	inUse                   bool // it could not be ended in the end
 }
 
 func newMountCmd(a *app) *cobra.Command {
-	m := &mountCmd{app: a}
+	m := &mountCmd{app: a, log: mountLog{app: a}}
 	c := a.command(&cobra.Command{
 		Use:   "mount [flags] DEV[:DEV]... DIR",
-		Short: "Mount a filesystem through FUSE, read-only",
-		Long: "mount shows a filesystem at DIR, read-only, until it is unmounted (umount DIR, or SIGINT or SIGTERM to the\n" +
-			"process). It returns once the mount is there and goes on serving in the background, or with -f in the foreground.\n\n" +
+		Short: "Mount a filesystem through FUSE",
+		Long: "mount shows a filesystem at DIR until it is unmounted (umount DIR, or SIGINT or SIGTERM to the process). It\n" +
+			"returns once the mount is there and goes on serving in the background, or with -f in the foreground.\n\n" +
+			"It is mounted read-write. If it cannot be written to (a feature that is not known, a missing device) it is mounted\n" +
+			"read-only, and one line says why; with -o rw that is an error.\n\n" +
 			"Options of its own, besides those of every command, in -o:\n" +
+			"  ro, rw                read-only; read-write or not at all\n" +
 			"  subvol=PATH           show this subvolume as the root\n" +
 			"  snapshots[=NAME]      show all subvolumes and snapshots in a directory NAME of the root (.snapshots), not listed\n" +
+			"  fsck                  check it first: what has errors is mounted read-only, or with rw not at all\n" +
+			"  nochanges             nothing is written to the devices: changes stay in memory and are gone with the mount\n" +
+			"  overlay=SIZE          memory for these (1G)\n" +
 			"  allow_other           let other users in, subject to permissions; the default for root, no_allow_other undoes it\n" +
 			"  scan=DIR              look in DIR for members that were not given\n" +
 			"  passphrase_file=FILE  read the passphrase from the first line of FILE\n" +
-			"  node_cache=SIZE       memory for btree nodes\n" +
+			"  node_cache=SIZE       memory for btree nodes (256M)\n" +
+			"  extent_cache=SIZE     memory for verified or decompressed file data (64M)\n" +
 			"  fg, debug             as -f and -d\n" +
-			"  dev, suid, noexec, noatime ... as mount(8) has them\n\n" +
+			"  dev, suid, noexec, noatime ... as mount(8) has them; without a word to the contrary nodev and nosuid hold\n\n" +
+			"Options that show what is damaged or incomplete (norecovery, very_degraded, salvage, snapshot=) mount read-only.\n\n" +
 			"In /etc/fstab the type is fuse.gobcachefs.",
 		Args: cobra.ExactArgs(2),
 	}, m.run)
@@ -52,69 +63,7 @@ func newMountCmd(a *app) *cobra.Command {
 	return c
 }
 
-// mountOpts are the options that only a mount has.
-type mountOpts struct {
-	allowOther bool
-	snapshots  string
-	kernel     []string
-}
-
-// take sorts the options out: those of the mount, flags of the command, and the rest, which stay in m.options.
-func (m *mountCmd) take() (mountOpts, error) {
-	o := mountOpts{allowOther: os.Geteuid() == 0}
-	var rest []string
-	for _, opt := range strings.Split(strings.Join(m.options, ","), ",") {
-		name, value, hasValue := strings.Cut(strings.TrimSpace(opt), "=")
-		needs := func(dst *string) error {
-			if value == "" {
-				return usagef("option %s wants a value", name)
-			}
-			*dst = value
-			return nil
-		}
-		var err error
-		switch {
-		case name == "" || name == "rw": // what defaults become in fstab; the mount is read-only, and says so
-		case name == "allow_other":
-			o.allowOther = true
-		case name == "no_allow_other":
-			o.allowOther = false
-		case name == "snapshots":
-			o.snapshots = fusefs.SnapshotsDir
-			if hasValue {
-				o.snapshots = value
-			}
-			if o.snapshots == "" || strings.Contains(o.snapshots, "/") {
-				return o, usagef("option snapshots=%s: want a name", value)
-			}
-		case name == "scan":
-			var dir string
-			err = needs(&dir)
-			m.scan = append(m.scan, dir)
-		case name == "passphrase_file":
-			err = needs(&m.passphraseFile)
-		case name == "node_cache":
-			err = needs(&m.cache)
-		case name == "fg" || name == "foreground":
-			m.foreground = true
-		case name == "debug":
-			m.debug = true
-		case fusefs.IsKernelOption(name) && !hasValue:
-			o.kernel = append(o.kernel, name)
-		case strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-") || name == "fsname" || name == "subtype" ||
-			name == "default_permissions" || name == "users" || name == "auto" || name == "nouser":
-		default:
-			rest = append(rest, opt)
-		}
-		if err != nil {
-			return o, err
-		}
-	}
-	m.options = rest
-	return o, nil
-}
-
-func (m *mountCmd) run(ctx context.Context, args []string) error {
+func (m *mountCmd) run(ctx context.Context, args []string) (err error) {
 	source, dir := args[0], args[1]
 	opts, err := m.take()
 	if err != nil {
@@ -138,11 +87,12 @@ func (m *mountCmd) run(ctx context.Context, args []string) error {
 	if !m.foreground && !m.debug && !m.fake && child == nil {
 		return m.daemonize()
 	}
-	f, mo, err := m.open(ctx, m.app, []string{source})
+	f, mo, err := m.openMount(ctx, source, &opts)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { err = m.close(f, dir, err) }()
+	m.log.opened()
 	v, err := m.view(f, mo)
 	if err != nil {
 		return err
@@ -159,8 +109,26 @@ func (m *mountCmd) run(ctx context.Context, args []string) error {
 		if err := detach(child); err != nil {
 			return errors.Join(failed("mount", dir, err), srv.Unmount(true))
 		}
+		m.log.toSystem(dir)
 	}
 	return m.serve(ctx, dir, srv)
+}
+
+// close closes the filesystem after a mount. Of one in the background there is nobody to see the exit code: the system's log has it.
+func (m *mountCmd) close(f *bcachefs.FS, dir string, err error) error {
+	var cerr error
+	if m.inUse {
+		cerr = errors.Join(f.Sync(context.Background()), errors.New("still in use: the next who opens it recovers it"))
+	} else {
+		cerr = f.Close()
+	}
+	if cerr == nil {
+		return err
+	}
+	if cerr = failed("unmount", dir, cerr); m.log.system != nil {
+		m.log.print(cerr.Error())
+	}
+	return errors.Join(err, cerr)
 }
 
 // serve waits for the end of the mount, and brings it about when the context ends.
@@ -171,7 +139,7 @@ func (m *mountCmd) serve(ctx context.Context, dir string, srv *fusefs.Server) er
 	case <-ctx.Done():
 	}
 	if err := srv.Unmount(false); err != nil {
-		m.warnf("unmount: %s: %v: it goes away when nothing uses it any more", dir, err)
+		m.log.printf("unmount: %s: %v: it goes away when nothing uses it any more", dir, err)
 		if err := srv.Unmount(true); err != nil {
 			return failed("unmount", dir, err)
 		}
@@ -179,6 +147,7 @@ func (m *mountCmd) serve(ctx context.Context, dir string, srv *fusefs.Server) er
 	select {
 	case <-srv.Done():
 	case <-time.After(lingerTime): // somebody still has files open, and was served long enough
+		m.inUse = !srv.Stop()
 	}
 	return nil
 }

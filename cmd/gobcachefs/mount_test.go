@@ -53,7 +53,13 @@ func needMounts(t *testing.T) {
 
 func isMounted(dir string) bool {
 	mounts, _ := os.ReadFile("/proc/self/mounts")
-	return bytes.Contains(mounts, []byte(" "+dir+" fuse.gobcachefs ro,"))
+	return bytes.Contains(mounts, []byte(" "+dir+" fuse.gobcachefs "))
+}
+
+// isMountedAs reports whether a mount is there that is "ro" or "rw".
+func isMountedAs(dir, how string) bool {
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	return bytes.Contains(mounts, []byte(" "+dir+" fuse.gobcachefs "+how+","))
 }
 
 // eventually waits until what happens.
@@ -207,8 +213,8 @@ func TestMountAfterAKill(t *testing.T) {
 func TestMountHelper(t *testing.T) {
 	dir := t.TempDir()
 	for _, c := range []struct{ in, want string }{
-		{"gobcachefs /dev/sdb:/dev/sdc DIR -o rw,dev", "gobcachefs mount /dev/sdb:/dev/sdc DIR -o rw,dev"},
-		{"gobcachefs UUID=12 DIR -o rw", "gobcachefs mount UUID=12 DIR -o rw"},
+		{"gobcachefs /dev/sdb:/dev/sdc DIR -o rw,dev", "gobcachefs mount /dev/sdb:/dev/sdc DIR -o dev"},
+		{"gobcachefs UUID=12 DIR -o rw", "gobcachefs mount UUID=12 DIR"},
 		{"gobcachefs ls DIR", "gobcachefs ls DIR"},
 		{"gobcachefs ls /dev/sdb /", "gobcachefs ls /dev/sdb /"},
 		{"/sbin/mount.fuse.gobcachefs /dev/sdb DIR -sv -o subvol=a -t fuse.gobcachefs", "/sbin/mount.fuse.gobcachefs mount /dev/sdb DIR -o subvol=a"},

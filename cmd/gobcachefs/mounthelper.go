@@ -13,6 +13,8 @@ import (
 //	gobcachefs SOURCE DIR [-o OPTIONS]                                        by mount.fuse, for -t fuse.gobcachefs
 //
 // Any other command line is returned as it is. The program's name stays first.
+//
+// mount(8) says rw whenever nobody said ro, so that it means nothing here; -w is left out, too.
 func mountHelperArgs(args []string) []string {
 	if len(args) < 3 {
 		return args
@@ -28,13 +30,15 @@ func mountHelperArgs(args []string) []string {
 		arg := rest[0]
 		rest = rest[1:]
 		switch {
+		case arg == "-o" && len(rest) > 0:
+			if options := withoutRW(rest[0]); options != "" {
+				flags = append(flags, arg, options)
+			}
+			rest = rest[1:]
 		case !helper || !strings.HasPrefix(arg, "-") || arg == "-":
 			out = append(out, arg)
-		case arg == "-o" || arg == "-t" || arg == "-N":
+		case arg == "-t" || arg == "-N":
 			if len(rest) > 0 {
-				if arg == "-o" {
-					flags = append(flags, arg, rest[0])
-				}
 				rest = rest[1:]
 			}
 		case arg == "-f": // mount(8): everything but the mount itself
@@ -47,6 +51,12 @@ func mountHelperArgs(args []string) []string {
 		}
 	}
 	return slices.Concat(out, flags)
+}
+
+// withoutRW takes rw out of a list of options.
+func withoutRW(options string) string {
+	all := strings.Split(options, ",")
+	return strings.Join(slices.DeleteFunc(all, func(o string) bool { return o == "rw" }), ",")
 }
 
 // isMountHelper reports whether the program was called by the name of a helper of mount(8).
