@@ -16,6 +16,7 @@ import (
 	"github.com/go-bcachefs/bcachefs"
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/engine"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 )
 
 const formatSize = 64 << 20
@@ -24,10 +25,15 @@ const formatSize = 64 << 20
 func TestFormatMemory(t *testing.T) {
 	devs := []*blockdev.Memory{blockdev.NewMemory(formatSize), blockdev.NewMemory(2 * formatSize)}
 	zero := 0
+	passphrase := []byte("secret")
+	if golden.Race {
+		t.Log("race detector: without a passphrase, as each time a key is derived takes seconds")
+		passphrase = nil
+	}
 	info, err := bcachefs.Format(t.Context(), []bcachefs.FormatDevice{
 		{Device: devs[0], Label: "ssd.a", Discard: true},
 		{Device: devs[1], Label: "hdd", Durability: &zero, DataAllowed: []string{"user"}, Bytes: formatSize},
-	}, bcachefs.FormatOptions{Label: "name", Encrypted: true, Passphrase: []byte("secret"),
+	}, bcachefs.FormatOptions{Label: "name", Encrypted: true, Passphrase: passphrase,
 		Options: map[string]string{"compression": "zstd:3", "foreground_target": "ssd"}})
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +42,7 @@ func TestFormatMemory(t *testing.T) {
 		t.Errorf("%+v", info)
 	}
 	fs, err := bcachefs.Open(t.Context(), []string{"0", "1"}, &bcachefs.OpenOptions{
-		Passphrase: func(context.Context) ([]byte, error) { return []byte("secret"), nil },
+		Passphrase: func(context.Context) ([]byte, error) { return passphrase, nil },
 		OpenDevice: func(path string) (bcachefs.Device, error) { return devs[path[0]-'0'], nil },
 	})
 	if err != nil {
