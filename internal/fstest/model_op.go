@@ -388,11 +388,11 @@ func (m *Model) mayRename(from, to place, flags RenameFlags) Errno {
 		return EROFS
 	}
 	isRoot := func(n *node) bool { return n != nil && n.isDir() && n.subvol.root == n }
+	if isRoot(to.n) || isRoot(from.n) && to.n != nil { // nothing takes the place of a subvolume, nor do they take another's
+		return errUnpredictable
+	}
 	if from.dir.subvol != to.dir.subvol && (!isRoot(from.n) || flags&RenameExchange != 0 && !isRoot(to.n)) {
 		return EXDEV
-	}
-	if isRoot(to.n) || isRoot(from.n) && flags&RenameExchange != 0 {
-		return errUnpredictable
 	}
 	if to.n == nil || flags&RenameExchange != 0 {
 		return 0

@@ -121,6 +121,9 @@ func RemoveAll(fs FS, p string) error {
 	case st.Mode&ModeType != ModeDir:
 		return fs.Unlink(p)
 	}
+	if fs.DeleteSubvolume(p) == nil { // nothing else removes what is in a read-only one
+		return nil
+	}
 	list, err := fs.ReadDir(p)
 	if err != nil {
 		return err
