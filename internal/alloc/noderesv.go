@@ -110,10 +110,11 @@ func (r *NodeReserve) take(got []NodeSpace, n int, w Watermark) []NodeSpace {
 	return got
 }
 
-// put takes a node's space back; what the reserve has no room for is given up.
+// put takes a node's space back. What the reserve really has no room for is given up: what is left of its bucket is lost until all that is in it is gone. It may
+// have been filled since the space was got, by as much as one update asks for.
 func (r *NodeReserve) put(ctx context.Context, al *Allocation) {
 	r.mu.Lock()
-	keep := len(r.spaces) < nodeCacheSize && !r.closed
+	keep := len(r.spaces) < nodeCacheSize+BtreeNodeReserve && !r.closed
 	if keep {
 		r.spaces = append(r.spaces, al)
 	}

@@ -12,7 +12,7 @@ func (r *NodeReserve) Nodes() trans.NodeAllocator { return transNodes{r} }
 
 type transNodes struct{ r *NodeReserve }
 
-// AllocNodes implements [trans.NodeAllocator]. Space is given up by its release, whether it was used or not.
+// AllocNodes implements [trans.NodeAllocator].
 func (n transNodes) AllocNodes(ctx context.Context, count int, w Watermark, nonblocking bool) ([]trans.NodeSpace, error) {
 	spaces, err := n.r.AllocNodes(ctx, count, w, nonblocking)
 	if nonblocking && isFull(err) {
@@ -29,7 +29,7 @@ func (n transNodes) AllocNodes(ctx context.Context, count int, w Watermark, nonb
 		for j, p := range s.Ptrs {
 			addrs[j] = ondisk.NodeAddr{Dev: p.Dev, Gen: p.Gen, Sector: p.Offset}
 		}
-		all[i] = trans.NodeSpace{Addrs: addrs, Release: func() { s.Done(bg) }}
+		all[i] = trans.NodeSpace{Addrs: addrs, Release: func() { s.Done(bg) }, Return: func() { s.Return(bg) }}
 	}
 	return all, nil
 }

@@ -22,7 +22,7 @@ type reshape struct {
 
 func (r *reshape) release() {
 	for i := range r.spaces {
-		r.spaces[i].release()
+		r.spaces[i].giveBack()
 	}
 	r.spaces = nil
 }

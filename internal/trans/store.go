@@ -50,14 +50,23 @@ var ErrWouldBlock = errors.New("would have to wait")
 // NodeSpace is space for one btree node on as many devices as metadata is to be kept on.
 type NodeSpace struct {
 	Addrs []ondisk.NodeAddr
-	// Release is called once the pointer to the node is journalled, or the space was not used.
-	Release func()
+	// Release is called once the pointer to the node is journalled. Return is called instead if nothing was written there; nil: Release is.
+	Release, Return func()
 }
 
 func (n *NodeSpace) release() {
 	if n.Release != nil {
 		n.Release()
 	}
+}
+
+// giveBack is release of space to which nothing was written.
+func (n *NodeSpace) giveBack() {
+	if n.Return != nil {
+		n.Return()
+		return
+	}
+	n.release()
 }
 
 // NodeAllocator hands out space for nodes.
