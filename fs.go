@@ -117,7 +117,12 @@ func (f *FS) Messages() []string { return f.engine.Messages() }
 func (f *FS) UUID() string { return f.engine.SB.UserUUID.String() }
 
 // Label returns the name of the filesystem, often empty.
-func (f *FS) Label() string { return f.engine.SB.Label() }
+func (f *FS) Label() string {
+	if f.live != nil {
+		return f.live.RW().Super.Superblock().Label()
+	}
+	return f.engine.SB.Label()
+}
 
 // Version returns the metadata version as "1.13".
 func (f *FS) Version() string { return f.engine.SB.Version.String() }

@@ -2,6 +2,7 @@ package bcachefs
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"syscall"
 	"time"
@@ -45,6 +46,25 @@ func (f *FS) Writable() error {
 		return ErrNotWritable
 	}
 	return f.live.RW().Err()
+}
+
+// Halt ends writing because of err, as an error of a device does: what is not durable will not be, and whatever would change something fails with
+// EROFS from then on. Reading goes on. The filesystem must still be closed, which fails; whoever opens it next recovers it.
+func (f *FS) Halt(err error) {
+	if f.live != nil {
+		f.live.RW().Halt(err)
+	}
+}
+
+// SetLabel changes the name of the filesystem, which has at most 31 bytes. It is durable when SetLabel returns.
+func (f *FS) SetLabel(ctx context.Context, label string) error {
+	if f.live == nil {
+		return ErrNotWritable
+	}
+	if err := f.Writable(); err != nil {
+		return fmt.Errorf("%w: %w", err, vfs.ErrReadOnly)
+	}
+	return f.live.RW().SetLabel(ctx, label)
 }
 
 // Abandon ends the use of a filesystem at once, as a crash would: what was not made durable may be lost, and whoever opens it next recovers it.
