@@ -32,6 +32,14 @@ func (f *File) writable() error {
 	return nil
 }
 
+// MayWrite reports why a file cannot be opened for writing, or for appending only: it is in a read-only subvolume, or immutable or append-only.
+func (f *FS) MayWrite(ctx context.Context, id InodeID, appends bool) error {
+	if f.live == nil {
+		return ErrNotWritable
+	}
+	return f.live.MayWrite(ctx, id, appends)
+}
+
 // Write implements io.Writer. Files that were opened with O_APPEND are written to at their end.
 func (f *File) Write(p []byte) (int, error) {
 	f.mu.Lock()

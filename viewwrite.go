@@ -109,9 +109,16 @@ func (v *View) OpenFile(name string, flag int, perm fs.FileMode) (*File, error) 
 		return nil, pathError("open", name, err)
 	}
 	f.flag = flag
-	if f.stat.Mode.IsDir() && flag&(os.O_WRONLY|os.O_RDWR|os.O_CREATE) != 0 {
+	writes := flag&(os.O_WRONLY|os.O_RDWR) != 0
+	if f.stat.Mode.IsDir() && (writes || flag&os.O_CREATE != 0) {
 		err = ErrIsDir
-	} else if flag&os.O_TRUNC != 0 && f.stat.Size > 0 && f.stat.Mode.IsRegular() {
+	} else if writes || flag&os.O_TRUNC != 0 {
+		err = v.fs.MayWrite(ctx, id, flag&os.O_APPEND != 0 && flag&os.O_TRUNC == 0)
+	}
+	if err != nil {
+		return nil, pathError("open", name, errors.Join(err, f.Close()))
+	}
+	if flag&os.O_TRUNC != 0 && f.stat.Size > 0 && f.stat.Mode.IsRegular() {
 		err = f.truncate(0)
 	}
 	if err != nil {

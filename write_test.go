@@ -314,6 +314,8 @@ func TestSnapshots(t *testing.T) {
 	}
 	d.fails(s1.WriteFile("f", nil, 0), bcachefs.EROFS)
 	d.fails(s1.Mkdir("x", 0), bcachefs.EROFS)
+	d.fails(second(s1.OpenFile("f", os.O_RDWR, 0)), bcachefs.EROFS)
+	d.fails(second(s1.OpenFile("f", os.O_TRUNC, 0)), bcachefs.EROFS)
 	d.fails(d.Link("sub/f", "f"), bcachefs.EXDEV)
 	d.fails(d.Rename("sub/f", "f"), bcachefs.EXDEV)
 	d.must(d.WriteFile("plain", nil, 0o644))

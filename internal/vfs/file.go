@@ -3,6 +3,7 @@ package vfs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"syscall"
 
 	"github.com/go-bcachefs/bcachefs/internal/data"
@@ -74,6 +75,28 @@ func (f *FS) mayChange(ctx context.Context, id namei.ID, forbids ondisk.InodeFla
 		err = namei.ErrProtected
 	}
 	return err
+}
+
+// MayWrite reports why a file may not be opened for writing, or only for appending.
+func (f *FS) MayWrite(ctx context.Context, id namei.ID, appends bool) error {
+	if id.Subvol == 0 {
+		return namei.ErrReadOnly
+	}
+	if err := f.rw.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrReadOnly, err)
+	}
+	s, err := f.Subvolume(ctx, id.Subvol)
+	if err == nil && s.Flags&ondisk.SubvolumeRO != 0 {
+		err = namei.ErrReadOnly
+	}
+	if err != nil {
+		return err
+	}
+	forbids := immutable | appendOnly
+	if appends {
+		forbids = immutable
+	}
+	return f.mayChange(ctx, id, forbids)
 }
 
 const immutable, appendOnly = ondisk.InodeImmutable, ondisk.InodeAppend
