@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/manifest"
 )
 
@@ -369,6 +370,7 @@ func tarLines(t *testing.T, r io.Reader) []string {
 func stampOf(t time.Time) string { return fmt.Sprintf("%d.%09d", t.Unix(), t.Nanosecond()) }
 
 func TestPassphraseFD(t *testing.T) {
+	golden.DerivesKeys(t)
 	img := place(t, "encrypted")
 	var fds [2]int // not files, as the command closes what it was given
 	if err := unix.Pipe(fds[:]); err != nil {

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 )
 
 // asProgramVar makes the test binary the program itself, as the mount command starts itself anew.
@@ -65,7 +67,7 @@ func isMountedAs(dir, how string) bool {
 // eventually waits until what happens.
 func eventually(t *testing.T, what string, happens func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 3000 { // 30 s: other tests may use the machine too
 		if happens() {
 			return
 		}
@@ -88,6 +90,7 @@ func mountPoint(t *testing.T) string {
 // TestMountInTheBackground mounts as a shell would, with the passphrase from each descriptor a shell may use.
 func TestMountInTheBackground(t *testing.T) {
 	needMounts(t)
+	golden.DerivesKeys(t)
 	img := place(t, "encrypted")
 	for _, fd := range []int{0, 3, 4} {
 		dir := mountPoint(t)

@@ -55,6 +55,7 @@ func hasMessage(fs *FS, parts ...string) bool {
 }
 
 func TestPassphrase(t *testing.T) {
+	golden.DerivesKeys(t)
 	img := find(t, "encrypted")
 	paths := img.Unpack(t)
 	open := func(pw func(context.Context) ([]byte, error)) error {

@@ -90,3 +90,11 @@ func Times(t testing.TB, all, few int) int {
 	t.Logf("race detector: %d times and not %d", few, all)
 	return few
 }
+
+// DerivesKeys skips a test under the race detector that derives keys from passphrases: it takes seconds there, each time.
+func DerivesKeys(t testing.TB) {
+	t.Helper()
+	if Race {
+		t.Skip("race detector: to derive keys from passphrases takes too long")
+	}
+}
