@@ -97,13 +97,23 @@ func (l library) OpenUnlinked(dir string, perm uint32) (fstest.File, error) {
 	if err != nil {
 		return nil, numbered(err)
 	}
-	return &libraryFile{l: l, id: st.ID}, nil
+	return &libraryFile{l: l, id: st.ID, unnamed: true}, nil
 }
 
 func (l library) LinkFile(f fstest.File, p string) error {
+	file := f.(*libraryFile)
+	if st, err := file.Stat(); err == nil && st.Nlink == 0 && !(file.f == nil && file.unnamed) {
+		if _, err := l.Lstat(p); err == nil {
+			return fstest.EEXIST
+		}
+		return fstest.ENOENT // the kernel sees to it that what has lost its names gets none
+	}
 	dir, base, err := l.split(p)
 	if err == nil {
-		_, err = l.fs.MakeLink(ctx, f.(*libraryFile).id, dir, base, 0)
+		_, err = l.fs.MakeLink(ctx, file.id, dir, base, 0)
+	}
+	if err == nil {
+		file.unnamed = false
 	}
 	return numbered(err)
 }
@@ -301,6 +311,8 @@ type libraryFile struct {
 	id    bcachefs.InodeID
 	f     *bcachefs.File // nil if it was opened without a name
 	flags fstest.OpenFlags
+
+	unnamed bool // it never had a name
 }
 
 func (f *libraryFile) ReadAt(p []byte, off int64) (int, error) {

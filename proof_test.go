@@ -209,7 +209,7 @@ func otherError(o *fstest.Op, want, got fstest.Errno) bool {
 	var as []fstest.Errno
 	switch o.Kind {
 	case fstest.OpLink, fstest.OpLinkFile:
-		as = []fstest.Errno{fstest.EEXIST, fstest.EXDEV, fstest.EPERM}
+		as = []fstest.Errno{fstest.EEXIST, fstest.EXDEV, fstest.EPERM, fstest.ENOTDIR, fstest.ENOENT}
 	case fstest.OpRename:
 		as = []fstest.Errno{fstest.EINVAL, fstest.ENOTEMPTY, fstest.EEXIST, fstest.EXDEV, fstest.ENOTDIR, fstest.EISDIR}
 	}
