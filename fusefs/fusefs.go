@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -75,9 +76,12 @@ func Mount(fsys *bcachefs.FS, mountpoint string, o Options) (*Server, error) {
 		return nil, err
 	}
 	var fsrv server = r
+	if mountpoint, err = filepath.Abs(mountpoint); err != nil {
+		return nil, err
+	}
 	s := &Server{path: mountpoint, done: make(chan struct{})}
 	if writable {
-		s.live = newLive(r)
+		s.live = newLive(r, mountpoint)
 		fsrv = s.live
 	} else {
 		flags = append(flags, "ro")
@@ -135,22 +139,9 @@ func (s *Server) Unmount(lazy bool) error {
 		return err
 	}
 	if s.live != nil {
-		s.writeBack()
+		_ = s.live.writeBack()
 	}
 	return detachPath(s.path)
-}
-
-// writeBack has the kernel write what it keeps of files.
-func (s *Server) writeBack() {
-	fd, err := unix.Open(s.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) == nil && st.Dev == s.dev {
-		_ = unix.Syncfs(fd)
-	}
 }
 
 // stopTime is how long Stop waits.

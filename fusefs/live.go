@@ -19,7 +19,8 @@ import (
 // Each reference of the kernel to a node is a hold of its inode, which it gives up by FORGET: what is open, or known to the kernel, lives.
 type live struct {
 	*raw
-	srv *fuse.Server
+	srv  *fuse.Server
+	path string // where it is mounted
 
 	folded  folded
 	writers writers
@@ -27,8 +28,8 @@ type live struct {
 	dev     atomic.Uint64 // st_dev of the mount, once it is known
 }
 
-func newLive(r *raw) *live {
-	l := &live{raw: r}
+func newLive(r *raw, path string) *live {
+	l := &live{raw: r, path: path}
 	l.writers.init()
 	l.fsys.Hold(r.root, 1)
 	if st, err := l.fsys.Stat(r.ctx, r.root); err == nil {

@@ -76,6 +76,7 @@ func (m *mounted) unmount() {
 	if err := m.srv.Unmount(false); err != nil {
 		m.t.Errorf("unmount: %v", err)
 		m.srv.Unmount(true)
+		m.srv.Stop()
 	}
 	m.srv.Wait()
 	m.srv = nil

@@ -1,0 +1,5 @@
+//go:build linux
+
+package fusefs_test
+
+func serverPart() {}
