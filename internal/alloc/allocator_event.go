@@ -25,6 +25,18 @@ func (e *event) waiting() bool {
 	return e.waiters > 0
 }
 
+// announce tells that somebody is about to wait, so that what is started for them is made in a hurry; done takes it back.
+func (e *event) announce() (done func()) {
+	e.mu.Lock()
+	e.waiters++
+	e.mu.Unlock()
+	return func() {
+		e.mu.Lock()
+		e.waiters--
+		e.mu.Unlock()
+	}
+}
+
 // signal wakes those who wait, so that they look again; free says that something became free.
 func (e *event) signal(free bool) {
 	e.mu.Lock()

@@ -61,6 +61,7 @@ func (a *Allocator) makeRoom(ctx context.Context, req *Request, seq, gen uint64)
 		return true, a.flushWaiting(ctx, seq)
 	}
 	a.hook(ctx, PointWait, 0, 0)
+	defer a.freed.announce()() // before rounds begin that are asked for here
 	var buf [8]ticket
 	tickets, rank := buf[:0], rankOf(ctx)
 	for _, w := range a.workers() {

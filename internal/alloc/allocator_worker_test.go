@@ -229,3 +229,30 @@ func TestBusyBucket(t *testing.T) {
 		}
 	}
 }
+
+// TestRoundsKnowOfWaiters: a round that a request asks for knows that somebody waits, however soon it begins.
+func TestRoundsKnowOfWaiters(t *testing.T) {
+	a, _ := newTestAllocator(t, testConfig{devs: []testDevice{{buckets: 64, size: 64}}})
+	urgent := make(chan bool, 1)
+	a.AddReclaimer("first", func(_ context.Context, u bool) (int, error) { urgent <- u; return 0, nil })
+	a.AddReclaimer("second", func(context.Context, bool) (int, error) { return 0, nil })
+	req := userRequest(64)
+	req.Watermark = WatermarkBtreeCopygc
+	for range 64 {
+		if err := a.AllocSectors(t.Context(), req, new(Allocation)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.Start(t.Context())
+	defer a.Stop()
+	a.extra[1].mu.Lock() // the request goes on only after the first has made its round
+	got := make(chan error, 1)
+	go func() { got <- a.AllocSectors(t.Context(), req, new(Allocation)) }()
+	if !<-urgent {
+		t.Error("the round knew of nobody who waits")
+	}
+	a.extra[1].mu.Unlock()
+	if err := <-got; !errors.Is(err, ErrNoSpace) {
+		t.Error(err)
+	}
+}
