@@ -18,7 +18,8 @@ func (q *Quotas) Names() namei.Quota {
 				return err
 			}
 		}
-		return q.take(tx, q.transfer(id.Inum, old, new))
+		c := q.transfer(id.Inum, old, new)
+		return q.take(tx, &c)
 	}
 }
 
@@ -37,7 +38,8 @@ func (s sectors) Change(tx *trans.Tx, id data.ID, snapshot uint32, in *ondisk.In
 	if ok, err := s.q.counts(tx, id.Subvol, snapshot, id.Inum); err != nil || !ok {
 		return err
 	}
-	return s.q.take(tx, s.q.more(id.Inum, in, n))
+	c := s.q.more(id.Inum, in, n)
+	return s.q.take(tx, &c)
 }
 
 // Room tells whether an inode may get so many sectors now.

@@ -90,6 +90,7 @@ type Quotas struct {
 	cfg Config
 
 	counting sync.Mutex // one counts at a time
+	takings  sync.Pool  // of *taking
 
 	mu     sync.Mutex
 	tables [ondisk.NumQuotaTypes]table

@@ -112,41 +112,90 @@ func (q *Quotas) transfer(inum uint64, old, new *ondisk.Inode) (c change) {
 	return c
 }
 
+// taking is what a transaction has taken. Those that are done with are used again, as there is one in each transaction.
+type taking struct {
+	q      *Quotas
+	c      change
+	now    int64
+	abort  func()
+	commit func(seq uint64)
+}
+
+func (q *Quotas) newTaking() *taking {
+	if t, ok := q.takings.Get().(*taking); ok {
+		return t
+	}
+	t := &taking{q: q}
+	t.abort = t.giveBack
+	t.commit = func(uint64) { t.keep() }
+	return t
+}
+
 // take makes a change part of a transaction, or refuses it.
-func (q *Quotas) take(tx *trans.Tx, c change) error {
+func (q *Quotas) take(tx *trans.Tx, c *change) error {
 	if c.n == 0 {
 		return nil
 	}
 	now := q.cfg.Now()
 	bound := tx.Context().Value(unlimited{}) == nil
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	if bound {
-		if err := q.check(&c, now); err != nil {
+		if err := q.check(c, now); err != nil {
+			q.mu.Unlock()
 			return err
 		}
 	}
-	q.each(&c, func(_ *table, k *counter, _ Counter, n int64) { k.taken += max(n, 0) })
-	tx.OnAbort(func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.each(&c, func(_ *table, k *counter, _ Counter, n int64) { k.taken -= max(n, 0) })
-		q.tidy(&c)
-	})
-	tx.OnCommit(func(uint64) {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.each(&c, func(t *table, k *counter, i Counter, n int64) {
-			k.taken -= max(n, 0)
-			k.used += n
-			k.settle(t.grace[i], now)
-		})
-		if q.count != nil && c.inum < q.count.next {
-			q.count.add(&c)
+	for i := range c.entries[:c.n] {
+		e := &c.entries[i]
+		a := q.tables[e.typ].get(e.id)
+		for k, n := range e.n {
+			a[k].taken += max(n, 0)
 		}
-		q.tidy(&c)
-	})
+	}
+	q.mu.Unlock()
+	t := q.newTaking()
+	t.c, t.now = *c, now
+	tx.OnAbort(t.abort)
+	tx.OnCommit(t.commit)
 	return nil
+}
+
+// giveBack is for a transaction that is not committed.
+func (t *taking) giveBack() {
+	q, c := t.q, &t.c
+	q.mu.Lock()
+	for i := range c.entries[:c.n] {
+		e := &c.entries[i]
+		a := q.tables[e.typ].get(e.id)
+		for k, n := range e.n {
+			a[k].taken -= max(n, 0)
+		}
+	}
+	q.tidy(c)
+	q.mu.Unlock()
+	q.takings.Put(t)
+}
+
+// keep is for a transaction that is committed.
+func (t *taking) keep() {
+	q, c := t.q, &t.c
+	q.mu.Lock()
+	for i := range c.entries[:c.n] {
+		e := &c.entries[i]
+		table := &q.tables[e.typ]
+		a := table.get(e.id)
+		for k, n := range e.n {
+			a[k].taken -= max(n, 0)
+			a[k].used += n
+			a[k].settle(table.grace[k], t.now)
+		}
+	}
+	if q.count != nil && c.inum < q.count.next {
+		q.count.add(c)
+	}
+	q.tidy(c)
+	q.mu.Unlock()
+	q.takings.Put(t)
 }
 
 // check refuses a change that adds to what is at a limit. With mu held.
@@ -164,18 +213,6 @@ func (q *Quotas) check(c *change, now int64) error {
 		}
 	}
 	return nil
-}
-
-// each calls fn for all counters that a change is about. With mu held.
-func (q *Quotas) each(c *change, fn func(t *table, k *counter, i Counter, n int64)) {
-	for i := range c.entries[:c.n] {
-		e := &c.entries[i]
-		t := &q.tables[e.typ]
-		a := t.get(e.id)
-		for k, n := range e.n {
-			fn(t, &a[k], Counter(k), n)
-		}
-	}
 }
 
 // tidy forgets accounts of which nothing is left. With mu held.
