@@ -1,7 +1,6 @@
 package golden
 
 import (
-	"slices"
 	"strings"
 	"testing"
 )
@@ -28,8 +27,8 @@ func Sample(t testing.TB) []Image {
 	return some
 }
 
-// sample returns one in perKind images of each kind, at least one. Which one of a few differs from kind to kind, so that all versions are among them. Left
-// out are those that need a passphrase, as to derive a key takes seconds under the race detector, and those with large trees, which would take longer than all
+// sample returns one in perKind images of each kind, at least one, and at least one of each version. Which one of a few differs from kind to kind. Left out are
+// those that need a passphrase, as to derive a key takes seconds under the race detector, and those with large trees, which would take longer than all
 // others together.
 func sample(all []Image) (some []Image) {
 	byKind := map[string][]int{}
@@ -44,16 +43,20 @@ func sample(all []Image) (some []Image) {
 		}
 		byKind[kind] = append(byKind[kind], i)
 	}
-	var chosen []int
+	chosen, versions := map[int]bool{}, map[string]bool{}
 	for turn, kind := range kinds {
 		of := byKind[kind]
 		for i := turn % min(perKind, len(of)); i < len(of); i += perKind {
-			chosen = append(chosen, of[i])
+			chosen[of[i]], versions[all[of[i]].Version] = true, true
 		}
 	}
-	slices.Sort(chosen)
-	for _, i := range chosen {
-		some = append(some, all[i])
+	for i := range all {
+		if img := &all[i]; !chosen[i] && !versions[img.Version] && img.Passphrase == "" && img.kind() != largeTrees {
+			chosen[i], versions[img.Version] = true, true
+		}
+		if chosen[i] {
+			some = append(some, all[i])
+		}
 	}
 	return some
 }
