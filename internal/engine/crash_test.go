@@ -17,6 +17,7 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/crashtest"
 	"github.com/go-bcachefs/bcachefs/internal/engine"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/kernelvm"
 )
 
@@ -82,7 +83,7 @@ func (r *crashRun) sweep(quick int) {
 	start := time.Now()
 	s := crashtest.Sweep{Every: *crashEvery, Whole: true, Random: *crashRandom, Seed: r.seed}
 	if s.Every == 0 {
-		s.Every = max(1, r.log.Ticks()*2/quick)
+		s.Every = max(1, r.log.Ticks()*2/golden.Times(r.t, quick, quick/4))
 		s.Offset = int(r.seed) % s.Every
 	}
 	rec := crashtest.Recovery{Timeline: r.history.End(), Write: r.write, Nested: 16, NestedStates: 4, Seed: r.seed}

@@ -14,6 +14,7 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/crashtest"
 	"github.com/go-bcachefs/bcachefs/internal/engine"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
@@ -41,7 +42,7 @@ func flipBit(p []byte, off int64) { p[uint64(off)*7919%uint64(len(p))] ^= 1 << 3
 // Faults of a device under load: what fails says so, nothing hangs, and once the fault is gone all that was promised is there.
 func TestFaults(t *testing.T) {
 	const changes = blockdev.OpWrite | blockdev.OpFlush | blockdev.OpDiscard
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		name     string
 		rule     blockdev.Rule
 		on       crashtest.Geometry
@@ -61,6 +62,7 @@ func TestFaults(t *testing.T) {
 		{"one of two: reads fail", blockdev.Rule{Ops: blockdev.OpRead}, twins, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			golden.OneIn(t, 3, i)
 			for i := range uint64(*faultRuns) {
 				r := faultRun{t: t, seed: *faultSeed + i, rule: tt.rule, survives: tt.survives}
 				r.run(tt.on)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/btree"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
@@ -72,7 +73,7 @@ func mutate(t *testing.T, d *blockdev.Memory, rnd *rand.Rand) {
 
 // Whatever an image holds, opening and walking it ends, without panic.
 func TestMutatedImages(t *testing.T) {
-	rounds := uint64(60)
+	rounds := uint64(golden.Times(t, 60, 10))
 	if testing.Short() {
 		rounds = 10
 	}

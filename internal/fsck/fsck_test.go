@@ -130,7 +130,7 @@ func TestMaxFindings(t *testing.T) {
 // TestOrder: whatever goroutines find when, the report is the same.
 func TestOrder(t *testing.T) {
 	var first []fsck.Finding
-	for i := range 8 {
+	for i := range golden.Times(t, 8, 3) {
 		p := patch(t, "btree-deep")
 		for k := range p.Keys(t.Context(), ondisk.BtreeBackpointers, 0, ondisk.PosMin, ondisk.Pos{Offset: 1 << 30}) {
 			p.delete(ondisk.BtreeBackpointers, k.Pos)

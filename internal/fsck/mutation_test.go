@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/go-bcachefs/bcachefs/internal/fsck"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
@@ -408,8 +409,9 @@ func TestCountersOfInodes(t *testing.T) {
 func TestMutations(t *testing.T) { testMutations(t, mutations) }
 
 func testMutations(t *testing.T, all []mutation) {
-	for _, m := range all {
+	for i, m := range all {
 		t.Run(m.name, func(t *testing.T) {
+			golden.OneIn(t, 6, i)
 			t.Parallel()
 			p := patch(t, m.image)
 			want := m.change(p)

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/go-bcachefs/bcachefs/internal/fsck"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
@@ -157,8 +158,9 @@ var treeMutations = []struct {
 
 func TestTreeMutations(t *testing.T) {
 	passes := []string{"check_snapshot_trees", "check_snapshots", "check_subvols", "check_subvol_children"}
-	for _, m := range treeMutations {
+	for i, m := range treeMutations {
 		t.Run(m.name, func(t *testing.T) {
+			golden.OneIn(t, 6, i)
 			t.Parallel()
 			p := patch(t, m.image)
 			want := m.change(p)

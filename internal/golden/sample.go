@@ -105,3 +105,11 @@ func DerivesKeys(t testing.TB) {
 		t.Skip("race detector: to derive keys from passphrases takes too long")
 	}
 }
+
+// OneIn skips the test of case i under the race detector unless it is one of each n.
+func OneIn(t testing.TB, n, i int) {
+	t.Helper()
+	if Race && i%n != 0 {
+		t.Skipf("race detector: only one case of %d", n)
+	}
+}

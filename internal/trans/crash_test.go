@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/journal"
 	"github.com/go-bcachefs/bcachefs/internal/node"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -356,7 +357,7 @@ func (r *crashRun) touched(btree ondisk.BtreeID, p ondisk.Pos) bool {
 // After a power cut at any moment, whatever of the unflushed writes is lost or torn, what was acknowledged is there, and each transaction
 // entirely or not at all, in order.
 func TestCrash(t *testing.T) {
-	for i := range *crashSeeds {
+	for i := range golden.Times(t, *crashSeeds, 1) {
 		seed := *crashSeed + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 99))

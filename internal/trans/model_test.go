@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
@@ -46,7 +47,7 @@ type model struct {
 }
 
 func TestModel(t *testing.T) {
-	for i := range *modelSeeds {
+	for i := range golden.Times(t, *modelSeeds, 4) {
 		seed := *modelSeed + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 0))
