@@ -215,14 +215,18 @@ func (x *FSX) Run() error {
 		return err
 	}
 	n := 0
+	shortErr := errors.New("it did not fail again")
 	short := shrink(ops, c.ShrinkFor, func(ops []fsxOp) bool {
 		n++
 		again := &fsxRun{FSX: &c, fs: r.fs, avail: r.avail, prefix: fmt.Sprintf("fsx-%d-%d", c.Seed, n), rng: newRand(c.Seed, 1)}
-		failed := again.repeat(ops) != nil
+		err := again.repeat(ops)
 		r.fs = again.fs
-		return failed
+		if err != nil {
+			shortErr = err
+		}
+		return err != nil
 	})
-	return fmt.Errorf("%w\nshorter, %d operations:%s", err, len(short), lines(short, 100))
+	return fmt.Errorf("%w\nshorter, %d operations:%s\nwith which %w", err, len(short), lines(short, 100), shortErr)
 }
 
 // probe finds out which features there are.
@@ -604,7 +608,7 @@ func (r *fsxRun) compare(file int) error {
 	if err == nil {
 		err = r.mismatch(file, s.want, got, 0)
 	}
-	if err == nil {
+	if err == nil && r.avail&FeatureSeek != 0 {
 		err = s.seek(0)
 	}
 	return err

@@ -308,12 +308,12 @@ func (m *Model) link(o *Op) Errno {
 	switch {
 	case e != 0:
 		return e
+	case n.isDir():
+		return EPERM
 	case n.subvol != at.dir.subvol:
 		return EXDEV
 	case n.subvol.readOnly:
 		return EROFS
-	case n.isDir():
-		return EPERM
 	}
 	at.dir.names[at.name] = n
 	n.nlink++
@@ -384,25 +384,21 @@ func (m *Model) rename(o *Op) Errno {
 
 // mayRename says what of the kinds of two inodes is in the way of giving one the other's name.
 func (m *Model) mayRename(from, to place, flags RenameFlags) Errno {
-	if readOnly(from.dir, to.dir) != 0 {
-		return EROFS
-	}
 	isRoot := func(n *node) bool { return n != nil && n.isDir() && n.subvol.root == n }
 	if isRoot(to.n) || isRoot(from.n) && to.n != nil { // nothing takes the place of a subvolume, nor do they take another's
 		return errUnpredictable
 	}
-	if from.dir.subvol != to.dir.subvol && (!isRoot(from.n) || flags&RenameExchange != 0 && !isRoot(to.n)) {
-		return EXDEV
-	}
-	if to.n == nil || flags&RenameExchange != 0 {
-		return 0
-	}
+	replaces := to.n != nil && flags&RenameExchange == 0
 	switch {
-	case from.n.isDir() && !to.n.isDir():
+	case replaces && from.n.isDir() && !to.n.isDir():
 		return ENOTDIR
-	case !from.n.isDir() && to.n.isDir():
+	case replaces && !from.n.isDir() && to.n.isDir():
 		return EISDIR
-	case len(to.n.names) > 0:
+	case readOnly(from.dir, to.dir) != 0:
+		return EROFS
+	case from.dir.subvol != to.dir.subvol && !isRoot(from.n):
+		return EXDEV
+	case replaces && len(to.n.names) > 0:
 		return ENOTEMPTY
 	}
 	return 0
