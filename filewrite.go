@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+
+	"github.com/go-bcachefs/bcachefs/internal/data"
 )
 
 var (
@@ -38,6 +40,15 @@ func (f *FS) MayWrite(ctx context.Context, id InodeID, appends bool) error {
 		return ErrNotWritable
 	}
 	return f.live.MayWrite(ctx, id, appends)
+}
+
+// WriteBack is [FS.WriteInode] for a page cache that is written back: the file's times stay, as whoever has that cache sets them.
+func (f *FS) WriteBack(ctx context.Context, id InodeID, p []byte, off int64) (n int, err error) {
+	if f.live == nil {
+		return 0, ErrNotWritable
+	}
+	n, _, err = f.live.WriteAt(ctx, id, p, off, &data.WriteOptions{KeepTimes: true})
+	return n, err
 }
 
 // Write implements io.Writer. Files that were opened with O_APPEND are written to at their end.

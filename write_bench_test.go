@@ -61,10 +61,10 @@ func BenchmarkLiveLookup(b *testing.B) {
 	}
 }
 
-func BenchmarkWrite4k(b *testing.B)   { benchWrite(b, 4096, 64<<20) }
-func BenchmarkWrite1M(b *testing.B)   { benchWrite(b, 1<<20, 512<<20) }
-func BenchmarkLiveRead4k(b *testing.B)    { benchRead(b, 4096, 64<<20) }
-func BenchmarkLiveRead1M(b *testing.B)    { benchRead(b, 1<<20, 512<<20) }
+func BenchmarkWrite4k(b *testing.B)    { benchWrite(b, 4096, 64<<20) }
+func BenchmarkWrite1M(b *testing.B)    { benchWrite(b, 1<<20, 512<<20) }
+func BenchmarkLiveRead4k(b *testing.B) { benchRead(b, 4096, 64<<20) }
+func BenchmarkLiveRead1M(b *testing.B) { benchRead(b, 1<<20, 512<<20) }
 func BenchmarkSmallFile(b *testing.B) {
 	d := benchDisk(b)
 	data := make([]byte, 1024)

@@ -49,14 +49,7 @@ func (l *live) mayWrite(id bcachefs.InodeID, flags uint32) fuse.Status {
 	if err := l.fsys.Writable(); err != nil {
 		return fuse.EROFS
 	}
-	s, err := l.fsys.Stat(l.ctx, id)
-	switch {
-	case err != nil:
-		return toStatus(err)
-	case s.Flags.Immutable(), s.Flags.Append() && (flags&syscall.O_APPEND == 0 || flags&syscall.O_TRUNC != 0):
-		return fuse.EPERM
-	}
-	return fuse.OK
+	return toStatus(l.fsys.MayWrite(l.ctx, id, flags&syscall.O_APPEND != 0 && flags&syscall.O_TRUNC == 0))
 }
 
 func (l *live) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
@@ -104,7 +97,11 @@ func (l *live) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRe
 	if in.Offset > math.MaxInt64 {
 		return nil, fuse.EINVAL
 	}
-	n, err := l.fsys.ReadInode(l.ctx, id, buf[:min(len(buf), int(in.Size))], int64(in.Offset))
+	p := buf[:min(len(buf), int(in.Size))]
+	n, err := l.fsys.ReadInode(l.ctx, id, p, int64(in.Offset))
+	if err == nil && n < len(p) && in.Flags&syscall.O_DIRECT != 0 && l.writeBackFile(in.NodeId, id) {
+		n, err = l.fsys.ReadInode(l.ctx, id, p, int64(in.Offset)) // the kernel knew a larger size
+	}
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -124,12 +121,28 @@ func (l *live) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, 
 			return 0, st
 		}
 	}
-	durable := in.WriteFlags&fuse.WRITE_CACHE == 0 && in.Flags&(syscall.O_SYNC|syscall.O_DSYNC) != 0
-	n, err := l.fsys.WriteInode(l.ctx, id, data, int64(in.Offset), durable)
-	if err != nil && (n == 0 || in.WriteFlags&fuse.WRITE_CACHE != 0) {
-		return 0, toStatus(err) // of what is written back there is no short write
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		n, err := l.fsys.WriteBack(l.ctx, id, data, int64(in.Offset))
+		return uint32(n), toStatus(err) // no short writes
 	}
-	return uint32(n), fuse.OK
+	durable := in.Flags&(syscall.O_SYNC|syscall.O_DSYNC) != 0
+	n, err := l.fsys.WriteInode(l.ctx, id, data, int64(in.Offset), durable)
+	if short := 0 < n && n < len(data); short {
+		if err = nil; durable {
+			err = l.fsys.SyncInode(l.ctx, id)
+		}
+	}
+	return uint32(n), toStatus(err)
+}
+
+// writeBackFile has the kernel write what it keeps of a file that is open for writing, and reports whether it is. Where only the server knows the
+// answer, as where data and holes are, it must know all there is; of some requests the kernel writes before just the range that they are about.
+func (l *live) writeBackFile(node uint64, id bcachefs.InodeID) bool {
+	if !l.writers.has(id) {
+		return false
+	}
+	l.srv.InodeNotify(node, 0, -1)
+	return true
 }
 
 // dropPrivileges clears set-id bits that are lost by a write, of which the kernel has to be told.
@@ -201,6 +214,9 @@ func (l *live) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (
 	if !st.Ok() {
 		return 0, st
 	}
+	if s, err := l.fsys.Stat(l.ctx, from); err != nil || uint64(s.Size) < in.OffIn+in.Len {
+		l.writeBackFile(in.NodeId, from)
+	}
 	const most = math.MaxUint32 &^ (1<<20 - 1) // the answer has 32 bits
 	n := min(in.Len, most)
 	if in.OffIn > math.MaxInt64-n || in.OffOut > math.MaxInt64-n {
@@ -221,6 +237,7 @@ func (l *live) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fu
 	if in.Offset > math.MaxInt64 || in.Whence != bcachefs.SeekData && in.Whence != bcachefs.SeekHole {
 		return fuse.EINVAL
 	}
+	l.writeBackFile(in.NodeId, id)
 	off, err := l.fsys.SeekInode(l.ctx, id, int64(in.Offset), int(in.Whence))
 	out.Offset = uint64(off)
 	return toStatus(err)

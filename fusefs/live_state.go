@@ -97,6 +97,14 @@ func (w *writers) remove(id bcachefs.InodeID) {
 	s.mu.Unlock()
 }
 
+// has reports whether an inode is open for writing.
+func (w *writers) has(id bcachefs.InodeID) bool {
+	s := &w.shards[id.Inum%uint64(len(w.shards))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n[id] > 0
+}
+
 // all returns the inodes that are open for writing.
 func (w *writers) all() (ids []bcachefs.InodeID) {
 	for i := range w.shards {

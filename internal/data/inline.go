@@ -27,7 +27,7 @@ func (x *op) inline(ctx context.Context, p []byte, start uint64) (done bool, err
 	k := ondisk.Key{Type: ondisk.KeyInlineData, Pos: ondisk.Pos{Offset: start + w.blockSectors}, Size: uint32(w.blockSectors),
 		Val: make([]byte, roundUp(n, 8))}
 	copy(k.Val, p[:n])
-	err = w.update(ctx, x.id, updateOpts{touch: x.touch, seq: &x.seq}, func(t *inodeTx) error {
+	err = w.update(ctx, x.id, updateOpts{touch: x.touch, keepTimes: x.keep, seq: &x.seq}, func(t *inodeTx) error {
 		if err := t.replace(k); err != nil {
 			return err
 		}

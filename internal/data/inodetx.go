@@ -68,6 +68,7 @@ type inodeTx struct {
 	in       ondisk.Inode // written when the transaction's function returns
 	promise  *alloc.Reservation
 	quiet    bool // the inode stays as it is
+	keep     bool // its times do
 }
 
 // updateOpts say how a transaction on a file is made.
@@ -76,7 +77,9 @@ type updateOpts struct {
 	// frees: it makes space, so that it may go deeper into the reserves.
 	frees bool
 	touch func(in *ondisk.Inode)
-	seq   *uint64 // is set to the journal entry of the commit
+	// keepTimes leaves times as they are.
+	keepTimes bool
+	seq       *uint64 // is set to the journal entry of the commit
 }
 
 // update runs a transaction that changes a file.
@@ -96,7 +99,7 @@ func (w *Writer) update(ctx context.Context, id ID, o updateOpts, fn func(t *ino
 		if sub.Flags&ondisk.SubvolumeRO != 0 {
 			return errno(syscall.EROFS, "subvolume %d is read-only", id.Subvol)
 		}
-		t := inodeTx{Tx: tx, w: w, id: id, snapshot: sub.Snapshot, promise: o.promise}
+		t := inodeTx{Tx: tx, w: w, id: id, snapshot: sub.Snapshot, promise: o.promise, keep: o.keepTimes}
 		if t.in, err = lookupInode(tx, id.Inum, sub.Snapshot, trans.Intent); err != nil {
 			return err
 		}
@@ -128,6 +131,9 @@ func (w *Writer) update(ctx context.Context, id ID, o updateOpts, fn func(t *ino
 
 // modified sets the times of an inode whose content changes.
 func (t *inodeTx) modified() {
+	if t.keep {
+		return
+	}
 	t.in.Mtime = t.w.now()
 	t.in.Ctime = t.in.Mtime
 }

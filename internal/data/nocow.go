@@ -118,7 +118,7 @@ func (x *op) isHome(h *home) (bool, error) {
 
 // commitInPlace notes that extents were written in place: those that had never been written become ordinary ones.
 func (x *op) commitInPlace(ctx context.Context, homes []home) error {
-	return x.w.update(ctx, x.id, updateOpts{touch: x.touch, seq: &x.seq}, func(t *inodeTx) error {
+	return x.w.update(ctx, x.id, updateOpts{touch: x.touch, keepTimes: x.keep, seq: &x.seq}, func(t *inodeTx) error {
 		for i := range homes {
 			h := &homes[i]
 			if !h.unwritten {

@@ -19,6 +19,8 @@ type WriteOptions struct {
 	Point alloc.WritePoint
 	// Touch changes the inode in the same transaction: set-user-id bits go when somebody else writes. It may be called again.
 	Touch func(in *ondisk.Inode)
+	// KeepTimes leaves the times of the inode as they are: a page cache that is written back had its times told before.
+	KeepTimes bool
 }
 
 // op is one operation that writes to a file, whose lock it has.
@@ -28,6 +30,7 @@ type op struct {
 	opts    Options
 	point   alloc.WritePoint
 	touch   func(in *ondisk.Inode)
+	keep    bool   // times stay
 	size    uint64 // of the file at the start
 	newSize uint64 // the file grows to it, as far as it was written; 0: it does not
 	seq     uint64 // the newest journal entry with a change
@@ -37,7 +40,7 @@ type op struct {
 func (w *Writer) newOp(ctx context.Context, id ID, o *WriteOptions) (*op, error) {
 	x := &op{w: w, id: id, point: alloc.WritePoint(id.Inum)}
 	if o != nil {
-		x.touch = o.Touch
+		x.touch, x.keep = o.Touch, o.KeepTimes
 		if o.Point != 0 {
 			x.point = o.Point
 		}
@@ -273,7 +276,7 @@ func (x *op) window(ctx context.Context, p []byte, start uint64) error {
 
 // commit puts keys into the file.
 func (x *op) commit(ctx context.Context, keys []ondisk.Key, promise *alloc.Reservation) error {
-	return x.w.update(ctx, x.id, updateOpts{promise: promise, touch: x.touch, seq: &x.seq}, func(t *inodeTx) error {
+	return x.w.update(ctx, x.id, updateOpts{promise: promise, touch: x.touch, keepTimes: x.keep, seq: &x.seq}, func(t *inodeTx) error {
 		for _, k := range keys {
 			if err := t.replace(k); err != nil {
 				return err
