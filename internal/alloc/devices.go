@@ -148,6 +148,9 @@ type spaces struct {
 	gone   []bool                      // groups that do not exist any more
 	// largest bucket size in sectors
 	largestBucket uint32
+	// maxPartial is how many buckets are kept open for what room they have left, though they are nobody's: as long as they are open what is in them
+	// cannot be moved.
+	maxPartial int
 }
 
 // AddDevice adds a device. For one that is there already it changes what its member's slot says and which buckets are hidden; its open
@@ -204,10 +207,12 @@ func (a *Allocator) updateSpaces(change func(*spaces)) {
 	for i, g := range a.groups {
 		s.gone[i] = g.Deleted
 	}
+	buckets := uint64(0)
 	for i, d := range s.devs {
 		if d == nil {
 			continue
 		}
+		buckets += uint64(d.NBuckets)
 		dev, m := uint8(i), a.members[uint8(i)]
 		s.all.Add(dev)
 		s.largestBucket = max(s.largestBucket, d.BucketSize)
@@ -224,6 +229,7 @@ func (a *Allocator) updateSpaces(change func(*spaces)) {
 			g = a.groups[g].Parent
 		}
 	}
+	s.maxPartial = int(min(max(buckets/64, 4), 64))
 	a.spaces.Store(s)
 	a.freed.signal(true)
 }

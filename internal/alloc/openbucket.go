@@ -208,6 +208,38 @@ func (a *Allocator) putUnused(ctx context.Context, ob *OpenBucket, news bool) {
 	a.freed.signal(news)
 }
 
+// trimPartial closes the buckets with the least room on the partial list if that has become long.
+func (a *Allocator) trimPartial(ctx context.Context) {
+	for {
+		a.open.mu.Lock()
+		ob := a.open.leastPartial(a.spaces.Load().maxPartial)
+		a.open.mu.Unlock()
+		if ob == nil {
+			return
+		}
+		a.put(ctx, ob)
+	}
+}
+
+// leastPartial takes the bucket with the least room from the partial list if that has more than most; else it returns nil. mu is held.
+func (t *openTable) leastPartial(most int) *OpenBucket {
+	if len(t.partial) <= most {
+		return nil
+	}
+	least := 0
+	for i, ob := range t.partial {
+		if ob.sectorsFree < t.partial[least].sectorsFree {
+			least = i
+		}
+	}
+	return t.unlinkPartial(least)
+}
+
+// ClosePartial closes the buckets that were left partly written and are nobody's, so that what is in them may be moved. It returns how many there were.
+func (a *Allocator) ClosePartial(ctx context.Context) int {
+	return a.dropPartial(ctx, len(a.open.buckets))
+}
+
 // dropPartial closes the oldest buckets of the partial list, so that entries of the table become free. What room they have left is lost
 // until they are empty.
 func (a *Allocator) dropPartial(ctx context.Context, n int) (dropped int) {

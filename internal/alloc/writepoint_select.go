@@ -158,6 +158,7 @@ func (a *Allocator) settle(ctx context.Context, wp *writePoint, ok bool) {
 	for _, ob := range had[:n] {
 		if !wp.has(ob) {
 			a.putUnused(ctx, ob, true)
+			a.trimPartial(ctx) // what comes in pieces that do not fit leaves some room in each bucket
 		}
 	}
 }
