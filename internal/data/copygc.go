@@ -176,6 +176,9 @@ func (g *CopyGC) Round(ctx context.Context, urgent bool) (gained int, err error)
 			return max(balance, 0), nil
 		}
 		all, err := g.candidates(ctx, need)
+		if err == nil && len(all) == 0 && g.alloc.Waiting() && g.alloc.ClosePartial(ctx) > 0 {
+			all, err = g.candidates(ctx, need)
+		}
 		if err != nil || len(all) == 0 {
 			return max(balance, 0), err
 		}

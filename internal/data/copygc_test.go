@@ -1,0 +1,190 @@
+package data_test
+
+import (
+	"context"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-bcachefs/bcachefs/internal/data"
+	"github.com/go-bcachefs/bcachefs/internal/enginetest"
+	"github.com/go-bcachefs/bcachefs/internal/kernelvm"
+)
+
+var churnTimes = flag.Int("data.churn", 20, "how many times TestChurn overwrites what is in a filesystem, at most")
+
+// churnShape is a filesystem that is full soon.
+type churnShape struct {
+	enginetest.Shape
+	fill  float64 // share of the capacity that is used
+	times int     // how many times its content is overwritten, at most
+}
+
+func churnShapes() []churnShape {
+	small := func(name string, options map[string]string, mib ...int64) churnShape {
+		o := map[string]string{"btree_node_size": "32k"}
+		maps.Copy(o, options)
+		s := shape(name, o, mib...)
+		for i := range s.Devices {
+			s.Devices[i].BucketBytes = 64 << 10
+		}
+		return churnShape{s, 0.9, 3}
+	}
+	plain := small("plain", nil, 16)
+	plain.times = 20
+	// Small pieces compress worse, so that the usage grows. And pieces cannot be divided: they are to be small beside buckets.
+	compressed := small("compressed", map[string]string{"compression": "lz4", "block_size": "512", "encoded_extent_max": "16k"}, 16)
+	compressed.fill = 0.7
+	encrypted := small("encrypted", map[string]string{"compression": "zstd", "block_size": "512", "encoded_extent_max": "16k"}, 16)
+	encrypted.fill = 0.55
+	encrypted.Options.Encrypted = true
+	early := small("early allocator", nil, 16)
+	early.NoFreespace = true
+	return []churnShape{
+		plain, compressed, encrypted, small("mirrored", map[string]string{"data_replicas": "2"}, 12, 16),
+		small("two devices", nil, 8, 12), small("nocow", map[string]string{"nocow": "1"}, 16), early,
+	}
+}
+
+const churnBlock = 4096
+
+// churnFill fills a block with what it has in a generation; about half of it compresses.
+func churnFill(p []byte, block, gen uint64) {
+	x := block<<32 | gen
+	for i := 0; i < len(p); i += 8 {
+		if i < len(p)/2 {
+			x = x*6364136223846793005 + 1442695040888963407
+		}
+		binary.LittleEndian.PutUint64(p[i:], x)
+	}
+}
+
+// fillUp makes a file as large as it can be until a share of the capacity is used.
+func (w *world) fillUp(f *modelFile, share float64) {
+	w.Helper()
+	buf := make([]byte, 64<<10)
+	for {
+		u := w.rw.Space.Usage()
+		if float64(u.Used) >= share*float64(u.Capacity) {
+			return
+		}
+		n := len(f.content)
+		for i := 0; i < len(buf); i += churnBlock {
+			churnFill(buf[i:i+churnBlock], uint64(n+i)/churnBlock, 0)
+		}
+		w.what = fmt.Sprintf("filled up to %d bytes", n)
+		w.write(f, buf, n)
+	}
+}
+
+// churn overwrites random pieces of a file, times its length altogether.
+func (w *world) churn(ctx context.Context, f *modelFile, r *rand.Rand, times int) {
+	buf := make([]byte, 64<<10)
+	total := int64(times) * int64(len(f.content))
+	for done, gen := int64(0), uint64(1); done < total && ctx.Err() == nil; gen++ {
+		p := buf[:churnBlock]
+		if r.IntN(16) == 0 {
+			p = buf
+		}
+		off := r.IntN((len(f.content)-len(p))/churnBlock+1) * churnBlock
+		for i := 0; i < len(p); i += churnBlock {
+			churnFill(p[i:i+churnBlock], uint64(off+i)/churnBlock, gen)
+		}
+		if n, _, err := w.w.WriteAt(ctx, f.id, p, int64(off), nil); err != nil || n != len(p) {
+			w.Errorf("%s: after %d of %d bytes: %d of %d at %d: %v\n%+v\n%+v", f.name, done, total, n, len(p), off, err, w.rw.CopyGC(), w.rw.Space.Usage())
+			return
+		}
+		copy(f.content[off:], p)
+		done += int64(len(p))
+	}
+}
+
+// churned makes a filesystem, fills it, and overwrites what is in it.
+func churned(t *testing.T, s churnShape, seed uint64) *world {
+	t.Helper()
+	w := newWorld(t, s.Shape)
+	times := min(*churnTimes, s.times)
+	if testing.Short() {
+		times = min(times, 2)
+	}
+	files := []*modelFile{w.file("first"), w.file("second")}
+	w.fillUp(files[0], s.fill/2)
+	w.fillUp(files[1], s.fill)
+	start := time.Now()
+	var wg sync.WaitGroup
+	for g, f := range files {
+		wg.Go(func() { w.churn(t.Context(), f, rand.New(rand.NewPCG(seed, uint64(g))), times) })
+	}
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	gc := w.rw.CopyGC()
+	t.Logf("%d bytes %d times in %v: %+v", len(files[0].content)+len(files[1].content), times, time.Since(start), gc)
+	if gc.Buckets == 0 && s.Name != "nocow" || gc.Failed > 0 || gc.Errors > 0 {
+		t.Errorf("copygc: %+v", gc)
+	}
+	return w
+}
+
+// A filesystem that is 90 % full can be written to over and over, at random: space is always found.
+func TestChurn(t *testing.T) {
+	for i, s := range churnShapes() {
+		t.Run(s.Name, func(t *testing.T) { churned(t, s, uint64(i)).end() })
+	}
+}
+
+// Without anybody writing, copygc does nothing, however little is free.
+func TestCopyGCIsIdle(t *testing.T) {
+	s := churnShapes()[0]
+	s.times = 1
+	w := churned(t, s, 77)
+	// What is under way may end: it stops by itself.
+	var before data.CopyGCStats
+	quiet := 0
+	for range 200 {
+		now := w.rw.CopyGC()
+		if now.Rounds == before.Rounds {
+			quiet++
+		} else {
+			quiet = 0
+		}
+		if before = now; quiet == 10 {
+			break
+		}
+		time.Sleep(30 * time.Millisecond)
+	}
+	if quiet < 10 {
+		t.Errorf("it goes on and on: %+v", before)
+	}
+	w.end()
+}
+
+// The real driver finds nothing wrong with filesystems that copygc has worked on, and the same in them.
+func TestChurnDriver(t *testing.T) {
+	kernelvm.Available(t)
+	var all [][]string
+	dir := t.TempDir()
+	shapes := churnShapes()
+	for i, s := range shapes {
+		s.times = min(s.times, 3)
+		w := churned(t, s, uint64(i)+10)
+		w.end()
+		paths, err := w.disks.Save(t.Context(), dir, fmt.Sprint(i))
+		w.must(err)
+		all = append(all, paths)
+	}
+	for i, r := range kernelvm.MustBeClean(t, all, kernelvm.CheckOptions{}) {
+		ours := strings.Split(manifestOf(t, all[i]), "\n")
+		if theirs := strings.Split(string(r.Manifest), "\n"); !slices.Equal(ours, theirs) {
+			t.Errorf("%s: we list\n%q\nthe driver\n%q", shapes[i].Name, ours, theirs)
+		}
+	}
+}
