@@ -52,7 +52,7 @@ func newApp(in io.Reader, out, errw io.Writer) *app {
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.rootCommand()
 	args = fsckHelperArgs(args)
-	root.SetArgs(findArgs(mountHelperArgs(args)[1:]))
+	root.SetArgs(chmodArgs(findArgs(mountHelperArgs(args)[1:])))
 	err := root.ExecuteContext(ctx)
 	if ferr := a.out.Flush(); err == nil && ferr != nil {
 		err = failed("writing the output", "", ferr)
@@ -105,6 +105,16 @@ func (a *app) rootCommand() *cobra.Command {
 		newCpCmd(a),
 		newExportCmd(a),
 		newManifestCmd(a),
+		newPutCmd(a),
+		newImportCmd(a),
+		newMkdirCmd(a),
+		newRmCmd(a),
+		newMvCmd(a),
+		newLnCmd(a),
+		newChmodCmd(a),
+		newChownCmd(a),
+		newSetfattrCmd(a),
+		newTouchCmd(a),
 	)
 	add(groupFS,
 		newFormatCmd(a),

@@ -63,21 +63,9 @@ func newCpCmd(a *app) *cobra.Command {
 }
 
 func (c *cpCmd) run(ctx context.Context, args []string) error {
-	for _, kind := range c.noPreserve {
-		switch kind {
-		case "owner", "ownership":
-			c.skip.owner = true
-		case "mode":
-			c.skip.mode = true
-		case "timestamps", "times":
-			c.skip.times = true
-		case "xattr", "xattrs":
-			c.skip.xattrs = true
-		case "links":
-			c.skip.links = true
-		default:
-			return usagef("--no-preserve=%s: want owner, mode, timestamps, xattr or links", kind)
-		}
+	var err error
+	if c.skip, err = parseNoPreserve(c.noPreserve); err != nil {
+		return err
 	}
 	sources, dest := args[1:len(args)-1], args[len(args)-1]
 	return c.with(ctx, c.app, args[0], func(v *bcachefs.View) error {
@@ -89,6 +77,27 @@ func (c *cpCmd) run(ctx context.Context, args []string) error {
 		c.tellMissed()
 		return c.problems.result()
 	})
+}
+
+// parseNoPreserve reads the values of --no-preserve.
+func parseNoPreserve(kinds []string) (skip metaKinds, err error) {
+	for _, kind := range kinds {
+		switch kind {
+		case "owner", "ownership":
+			skip.owner = true
+		case "mode":
+			skip.mode = true
+		case "timestamps", "times":
+			skip.times = true
+		case "xattr", "xattrs":
+			skip.xattrs = true
+		case "links":
+			skip.links = true
+		default:
+			return skip, usagef("--no-preserve=%s: want owner, mode, timestamps, xattr or links", kind)
+		}
+	}
+	return skip, nil
 }
 
 // copyAll copies the sources to dest on this machine.
