@@ -211,6 +211,8 @@ type Attrs struct {
 	Atime, Mtime, Ctime *time.Time
 	AtimeNow, MtimeNow  bool // the present, instead
 	Size                *int64
+	// Forced sets them though the file is immutable or append-only: a page cache has the times of what was written to it before, or at its end.
+	Forced bool
 }
 
 // SetAttr sets attributes of an inode and returns what it holds then. What a system takes away from modes on such occasions is the caller's concern.
@@ -253,6 +255,9 @@ func (f *FS) SetAttr(ctx context.Context, id InodeID, a Attrs) (*Stat, error) {
 	}
 	if n.Set == 0 {
 		return f.Stat(ctx, id)
+	}
+	if a.Forced {
+		n.Set |= namei.SetForced
 	}
 	return f.statOf(f.live.SetAttr(ctx, id, &n))
 }

@@ -230,6 +230,8 @@ func (l *live) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut)
 	if in.Valid&fuse.FATTR_CTIME != 0 {
 		a.Ctime = timeOf(in.Ctime, in.Ctimensec)
 	}
+	// This is how the kernel brings the times of files that were written. It cannot be told from utimensat(2) for the last one alone.
+	a.Forced = in.Valid&^fuse.FATTR_FH == fuse.FATTR_MTIME|fuse.FATTR_CTIME
 	s, err := l.fsys.SetAttr(l.ctx, id, a)
 	if err != nil {
 		return toStatus(err)

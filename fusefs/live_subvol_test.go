@@ -219,7 +219,7 @@ func asUser(t *testing.T, part string, env ...string) (string, error) {
 	public := filepath.Join(os.TempDir(), fmt.Sprintf("fusefs-test-%d", os.Getpid()))
 	data, err := os.ReadFile(exe)
 	if err == nil {
-		err = os.WriteFile(public, data, 0o755)
+		err = errors.Join(os.WriteFile(public, data, 0o755), os.Chmod(public, 0o755))
 	}
 	if err != nil {
 		t.Fatal(err)

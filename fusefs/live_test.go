@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -45,11 +46,14 @@ func mountImage(t testing.TB, img string, o fusefs.Options) *mounted {
 	return m
 }
 
+// mountAll lets everybody in.
+var mountAll = fusefs.Options{AllowOther: true}
+
 // newMount mounts a new filesystem, which must be in order at the end of the test.
 func newMount(t testing.TB, mib int64) *mounted {
 	t.Helper()
 	needFUSE(t)
-	m := mountImage(t, newImage(t, mib, nil), fusefs.Options{AllowOther: true})
+	m := mountImage(t, newImage(t, mib, nil), mountAll)
 	t.Cleanup(m.check)
 	return m
 }
@@ -89,7 +93,7 @@ func (m *mounted) unmount() {
 func (m *mounted) remount() {
 	m.t.Helper()
 	m.unmount()
-	m.mount(fusefs.Options{AllowOther: true})
+	m.mount(mountAll)
 }
 
 // check unmounts and looks for whatever is wrong.
@@ -169,4 +173,11 @@ func TestLiveFirst(t *testing.T) {
 	if err := unix.Unlink(m.path("d/b")); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// alignedBytes returns n zero bytes where direct I/O may have them.
+func alignedBytes(n int) []byte {
+	b := make([]byte, n+4096)
+	off := 4096 - int(uintptr(unsafe.Pointer(&b[0]))&4095)
+	return b[off : off+n : off+n]
 }

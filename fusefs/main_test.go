@@ -18,5 +18,9 @@ func TestMain(m *testing.M) {
 		rightsPart()
 	case "server":
 		serverPart()
+	case "change":
+		changePart()
+	case "open":
+		openPart()
 	}
 }

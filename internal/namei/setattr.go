@@ -21,6 +21,8 @@ const (
 	// SetAtimeNow and SetMtimeNow set times to the present, whatever is given.
 	SetAtimeNow
 	SetMtimeNow
+	// SetForced sets them whatever the flags of the inode forbid: a page cache has the times of what was written before.
+	SetForced
 
 	setTimes = SetAtime | SetMtime
 	setOwner = SetUID | SetGID
@@ -46,7 +48,7 @@ func (w *Writer) SetAttr(tx *trans.Tx, id ID, a *Attrs) (Attr, error) {
 		forbids |= ondisk.InodeAppend
 	}
 	in := &h.Inode
-	if in.Flags&forbids != 0 {
+	if in.Flags&forbids != 0 && a.Set&SetForced == 0 {
 		return Attr{}, fmt.Errorf("inode %d: %w", id.Inum, ErrProtected)
 	}
 	now := w.now()
