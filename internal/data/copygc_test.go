@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -182,9 +180,6 @@ func TestChurnDriver(t *testing.T) {
 		all = append(all, paths)
 	}
 	for i, r := range kernelvm.MustBeClean(t, all, kernelvm.CheckOptions{}) {
-		ours := strings.Split(manifestOf(t, all[i]), "\n")
-		if theirs := strings.Split(string(r.Manifest), "\n"); !slices.Equal(ours, theirs) {
-			t.Errorf("%s: we list\n%q\nthe driver\n%q", shapes[i].Name, ours, theirs)
-		}
+		sameManifest(t, shapes[i].Name, manifestOf(t, all[i]), string(r.Manifest))
 	}
 }
