@@ -87,13 +87,14 @@ func (o *Op) persistence() []Op {
 // All lists all workloads. The last operation of each is one that makes something durable.
 func (a ACE) All() iter.Seq[Workload] {
 	steps := aceSteps()
-	return func(yield func(Workload) bool) { a.extend(steps, nil, a.Ops, yield) }
+	names := newACENames(steps)
+	return func(yield func(Workload) bool) { a.extend(steps, names, nil, a.Ops, yield) }
 }
 
 // extend lists the workloads that begin with some steps and have n more.
-func (a ACE) extend(steps []Op, begun []Op, n int, yield func(Workload) bool) bool {
+func (a ACE) extend(steps []Op, names *aceNames, begun []Op, n int, yield func(Workload) bool) bool {
 	if n == 0 {
-		if !isFirst(begun) {
+		if !names.isFirst(begun) {
 			return true
 		}
 		w, ok := a.complete(begun)
@@ -101,11 +102,11 @@ func (a ACE) extend(steps []Op, begun []Op, n int, yield func(Workload) bool) bo
 	}
 	for _, s := range steps {
 		next := append(begun[:len(begun):len(begun)], s)
-		if n > 1 && !a.extend(steps, next, n-1, yield) { // with nothing in between
+		if n > 1 && !a.extend(steps, names, next, n-1, yield) { // with nothing in between
 			return false
 		}
 		for _, p := range s.persistence() {
-			if !a.extend(steps, append(next[:len(next):len(next)], p), n-1, yield) {
+			if !a.extend(steps, names, append(next[:len(next):len(next)], p), n-1, yield) {
 				return false
 			}
 		}
@@ -141,51 +142,66 @@ func (a ACE) Sample(seed uint64, n int) iter.Seq[Workload] {
 	}
 }
 
-// isFirst reports whether no exchange of like names makes a sequence that is listed before this one.
-func isFirst(ops []Op) bool {
-	text := func(swap ...string) string {
-		s := ""
+// aceSwaps are the exchanges of names that make no difference, for strings.NewReplacer.
+var aceSwaps = [][]string{{"A", "B", "B", "A"}, {"foo", "bar", "bar", "foo"}, {"A", "B", "B", "A", "foo", "bar", "bar", "foo"}}
+
+// aceNames knows what operations are when names are exchanged.
+type aceNames struct {
+	inSet map[Op]bool
+	known map[Op]*aceName
+}
+
+// aceName is an operation as text, and what it is after each of the exchanges: "" if that is not in the set.
+type aceName struct {
+	own     string
+	swapped [3]string
+}
+
+func newACENames(steps []Op) *aceNames {
+	n := &aceNames{inSet: map[Op]bool{}, known: map[Op]*aceName{}}
+	for _, o := range steps {
+		n.inSet[o] = true
+		for _, p := range o.persistence() {
+			n.inSet[p] = true
+		}
+	}
+	return n
+}
+
+func (n *aceNames) of(o Op) *aceName {
+	if a := n.known[o]; a != nil {
+		return a
+	}
+	a := &aceName{own: o.String()}
+	for i, swap := range aceSwaps {
 		r := strings.NewReplacer(swap...)
+		other := o
+		other.Path, other.Path2 = r.Replace(o.Path), r.Replace(o.Path2)
+		if n.inSet[other] {
+			a.swapped[i] = other.String()
+		}
+	}
+	n.known[o] = a
+	return a
+}
+
+// isFirst reports whether no exchange of like names makes a sequence of the set that is listed before this one.
+func (n *aceNames) isFirst(ops []Op) bool {
+	for i := range aceSwaps {
+		order, inSet := 0, true
 		for _, o := range ops {
-			o.Path, o.Path2 = r.Replace(o.Path), r.Replace(o.Path2)
-			s += o.String() + ";"
+			a := n.of(o)
+			inSet = inSet && a.swapped[i] != ""
+			if order == 0 {
+				order = strings.Compare(a.swapped[i], a.own)
+			}
 		}
-		return s
-	}
-	dirs, names := []string{"A", "B", "B", "A"}, []string{"foo", "bar", "bar", "foo"}
-	own := text()
-	for _, swap := range [][]string{dirs, names, append(dirs, names...)} {
-		// Not everything is in the set under both names: what has no counterpart there stays.
-		if other := text(swap...); other < own && inSet(ops, swap) {
+		if inSet && order < 0 {
 			return false
 		}
 	}
 	return true
 }
-
-// inSet reports whether the operations are in the set when names are exchanged.
-func inSet(ops []Op, swap []string) bool {
-	r := strings.NewReplacer(swap...)
-	for _, o := range ops {
-		if o.Kind == OpSync || o.Kind == OpFsync {
-			continue
-		}
-		o.Path, o.Path2 = r.Replace(o.Path), r.Replace(o.Path2)
-		if !aceSet[o] {
-			return false
-		}
-	}
-	return true
-}
-
-// aceSet is the set of operations.
-var aceSet = func() map[Op]bool {
-	m := map[Op]bool{}
-	for _, o := range aceSteps() {
-		m[o] = true
-	}
-	return m
-}()
 
 // complete makes a workload of operations, with what they need before them; it reports false if they cannot be done.
 func (a ACE) complete(ops []Op) (w Workload, ok bool) {

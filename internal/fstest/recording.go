@@ -13,6 +13,7 @@ type Recording struct {
 	// Clock is the time in which promises and crashes are told; nil: it counts operations.
 	Clock func() int
 
+	start  int
 	mu     sync.Mutex
 	states []recorded
 	acks   []promise
@@ -35,8 +36,12 @@ func NewRecording(m *Model, c Compare, clock func() int) *Recording {
 	if clock == nil {
 		r.Clock = func() int { return len(r.states) }
 	}
+	r.start = r.Clock()
 	return r
 }
+
+// Start is the tick at which the recording began.
+func (r *Recording) Start() int { return r.start }
 
 // Began returns the tick at which an operation begins, for Done.
 func (r *Recording) Began() int { return r.Clock() }
