@@ -57,21 +57,11 @@ func (l library) Open(p string, flags fstest.OpenFlags, perm uint32) (fstest.Fil
 			n |= f.n
 		}
 	}
-	if id, err := l.Resolve(ctx, p, true); err == nil && flags&(fstest.OpenReadOnly|fstest.OpenExclusive) == 0 && l.readOnly(id.Subvol) {
-		if st, err := l.fs.Stat(ctx, id); err == nil && st.Mode.IsRegular() {
-			return nil, fstest.EROFS // bugs.md 1
-		}
-	}
 	f, err := l.View.OpenFile(p, n, goMode(perm))
 	if err != nil {
 		return nil, numbered(err)
 	}
 	return &libraryFile{l: l, id: f.ID(), f: f, flags: flags}, nil
-}
-
-func (l library) readOnly(subvol uint32) bool {
-	all, _ := l.fs.Subvolumes(ctx)
-	return slices.ContainsFunc(all, func(s bcachefs.SubvolumeInfo) bool { return s.ID == subvol && s.ReadOnly })
 }
 
 // goMode returns permissions as package fs has them.

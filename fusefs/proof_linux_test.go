@@ -224,7 +224,7 @@ func TestProofFSX(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			forSeeds(func(seed uint64) {
 				s := newServed(t, 128, options)
-				x := fstest.FSX{FS: s.os(), Dir: ".", Seed: seed, Ops: ops(400), Logf: t.Logf, Remount: s.remount, Snapshot: s.snapshots(), Without: fstest.FeatureSeek | fstest.FeatureDirect}
+				x := fstest.FSX{FS: s.os(), Dir: ".", Seed: seed, Ops: ops(400), Logf: t.Logf, Remount: s.remount, Snapshot: s.snapshots()}
 				if err := x.Run(); err != nil {
 					t.Fatal(err)
 				}
@@ -237,7 +237,7 @@ func TestProofFSX(t *testing.T) {
 func TestProofRandom(t *testing.T) {
 	forSeeds(func(seed uint64) {
 		s := newServed(t, 128, nil)
-		x := fstest.Random{FS: s.os(), Seed: seed, Ops: ops(600), Logf: t.Logf, Remount: s.remount, Compare: fstest.Compare{NoTimes: true}, // bugs.md 4
+		x := fstest.Random{FS: s.os(), Seed: seed, Ops: ops(600), Logf: t.Logf, Remount: s.remount,
 			ShrinkFor: 30 * time.Second}
 		if err := x.Run(); err != nil {
 			t.Fatal(err)
