@@ -12,6 +12,7 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/fsck/fscktest"
 	"github.com/go-bcachefs/bcachefs/internal/fstest"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 )
 
 var (
@@ -44,11 +45,14 @@ type proofKind struct {
 
 // forKinds runs a test on each kind of filesystem.
 func forKinds(t *testing.T, fn func(t *testing.T, k proofKind)) {
-	for _, k := range proofKinds {
+	for i, k := range proofKinds {
 		if *proofOnly != "" && *proofOnly != k.name {
 			continue
 		}
-		t.Run(k.name, func(t *testing.T) { fn(t, k) })
+		t.Run(k.name, func(t *testing.T) {
+			golden.OneIn(t, 3, i)
+			fn(t, k)
+		})
 	}
 }
 

@@ -159,6 +159,7 @@ func TestInterrupted(t *testing.T) {
 }
 
 func TestPassphraseSources(t *testing.T) {
+	golden.DerivesKeys(t)
 	img := place(t, "encrypted")
 	const passphrase = "correct horse battery staple"
 	file := filepath.Join(t.TempDir(), "passphrase")
