@@ -517,15 +517,15 @@ func (m *Model) snapshot(o *Op) Errno {
 	if e != 0 {
 		return e
 	}
+	if !from.isDir() || from.subvol.root != from || from == m.root { // that is only a directory to whoever gave it to us
+		return errUnpredictable
+	}
 	at, e := m.free(o.Path)
 	if e == 0 {
 		e = readOnly(at.dir)
 	}
 	if e != 0 {
 		return e
-	}
-	if !from.isDir() || from.subvol.root != from || from == m.root { // that is only a directory to whoever gave it to us
-		return errUnpredictable
 	}
 	v := &subvol{readOnly: o.Flags != 0}
 	from.ctime.touch(false)
