@@ -75,6 +75,16 @@ func TestExactExtents(t *testing.T) {
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%q, %v; want %q", got, err, want)
 	}
+	err = w.s.View(t.Context(), func(tx *Tx) error {
+		got = got[:0]
+		return tx.Scan(ondisk.BtreeExtents, ondisk.PosMin, ondisk.SPosMax, 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
+			got = append(got, fmt.Sprintf("%v %d:%d+%d", k.Type, k.Pos.Snapshot, k.Start().Offset, k.Size))
+			return true, nil
+		})
+	})
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("scan: %q, %v; want %q", got, err, want)
+	}
 }
 
 // extentModel writes extents to a file in snapshots that are taken as it goes, and to a plain array for each.

@@ -40,7 +40,9 @@ type Iter struct {
 
 	pos ondisk.Pos // where the iterator stands
 	end bool       // it stands behind all positions
-	key ondisk.Key // of the last Peek, for Advance
+	// behind: it has moved behind the key last shown. Where it shows extents of all snapshots others may end at the same slot.
+	behind bool
+	key    ondisk.Key // of the last Peek, for Advance
 
 	leaf *bnode
 	cur  node.Cursor // in leaf, valid if leaf is set
@@ -87,7 +89,7 @@ func (it *Iter) reset(tx *Tx) {
 func (it *Iter) Pos() ondisk.Pos { return it.pos }
 
 // Seek moves the iterator to p.
-func (it *Iter) Seek(p ondisk.Pos) { it.pos, it.end = p, false }
+func (it *Iter) Seek(p ondisk.Pos) { it.pos, it.end, it.behind = p, false, false }
 
 func (it *Iter) kind() six.Kind {
 	if it.flags&Intent != 0 {
@@ -248,7 +250,9 @@ func (it *Iter) PeekMax(end ondisk.Pos) (ondisk.Key, bool, error) {
 		if p = p.NextSlot(); it.filter {
 			p.Snapshot = snapshot
 		}
-		if slotLess(p, it.pos) {
+		if it.behind {
+			p = it.key.Pos.Next()
+		} else if slotLess(p, it.pos) {
 			return ondisk.Key{}, false, nil // it stands at the very last slot
 		}
 	}
@@ -297,7 +301,7 @@ func (it *Iter) PeekMax(end ondisk.Pos) (ondisk.Key, bool, error) {
 		if it.filter {
 			pos.Snapshot = snapshot
 		}
-		it.pos, it.key = pos, k
+		it.pos, it.key, it.behind = pos, k, false
 		return k, true, nil
 	}
 	return ondisk.Key{}, false, nil
@@ -314,6 +318,7 @@ func (it *Iter) Advance() {
 	switch {
 	case it.extents:
 		it.pos = it.key.Pos
+		it.behind = !it.filter
 	case it.filter || it.flags&AllSnapshots == 0 && !it.tree.id.Has(ondisk.BtreeHasSnapshotField) && it.level == 0:
 		it.pos = it.pos.NextSlot()
 	default:
