@@ -18,6 +18,8 @@ type Mail struct {
 	Workers int        // 0: 4
 	Clock   func() int // time of promises, nil: there is none
 
+	Start int // the tick at which its directories were durable; set by Run
+
 	mu   sync.Mutex
 	sent map[string]*message
 }
@@ -41,6 +43,9 @@ func (m *Mail) Run(ctx context.Context, n int) error {
 	}
 	if err := m.FS.Sync(); err != nil {
 		return err
+	}
+	if m.Clock != nil {
+		m.Start = m.Clock()
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for w := range m.Workers {

@@ -14,11 +14,15 @@ type Refill struct {
 	Rounds int // 0: 6
 	// Settle waits until what was deleted has given its space back; nil: Sync is enough.
 	Settle func() error
-	// Slack is how many bytes of free space may be missing after a round, in total; directories and the like need some.
+	// Slack is how many bytes of free space may be missing in the end: nodes of btrees that were needed once, and stay.
 	Slack int64
+	// Used, if set, is how many bytes the content of files takes: as many as before after each round.
+	Used func() (int64, error)
 	// Slowest is how long one operation may take; 0: 30 s.
 	Slowest time.Duration
 	Logf    func(format string, args ...any)
+
+	start int64 // free bytes in the beginning
 }
 
 // fillers are the ways to fill a filesystem. Each does a little more, until there is ENOSPC.
@@ -48,7 +52,11 @@ func (x Refill) Run() error {
 	if x.Settle == nil {
 		x.Settle = x.FS.Sync
 	}
-	// The first directory and file make nodes of btrees, which stay.
+	start, err := x.FS.Statfs()
+	if err != nil {
+		return err
+	}
+	x.start = start.Free
 	for i := range x.Rounds {
 		f := fillers[(int(x.Seed)+i)%len(fillers)]
 		if err := x.round(f.name, f.step); err != nil {
@@ -60,6 +68,10 @@ func (x Refill) Run() error {
 
 func (x *Refill) round(name string, step func(*Refill, int) error) error {
 	before, err := x.FS.Statfs()
+	if err != nil {
+		return err
+	}
+	used, err := x.used()
 	if err != nil {
 		return err
 	}
@@ -105,13 +117,23 @@ func (x *Refill) round(name string, step func(*Refill, int) error) error {
 	}
 	x.Logf("refill: %s: %d steps in %v, slowest %v; free %d before, %d when full, %d after", name, n, time.Since(start).Round(time.Millisecond),
 		slowest.Round(time.Millisecond), before.Free, atFull.Free, after.Free)
-	if after.Free < before.Free-x.Slack {
-		return fmt.Errorf("of %d free bytes %d are left, %d have not come back", before.Free, after.Free, before.Free-after.Free)
+	if after.Free < x.start-x.Slack {
+		return fmt.Errorf("of %d free bytes %d are left, %d have not come back", x.start, after.Free, x.start-after.Free)
+	}
+	if got, err := x.used(); err != nil || got != used {
+		return fmt.Errorf("files took %d bytes before, now %d (%w)", used, got, orDone(err))
 	}
 	if after.Files > before.Files {
 		return fmt.Errorf("there were %d inodes, now there are %d", before.Files, after.Files)
 	}
 	return nil
+}
+
+func (x *Refill) used() (int64, error) {
+	if x.Used == nil {
+		return 0, nil
+	}
+	return x.Used()
 }
 
 // file writes a new file.
