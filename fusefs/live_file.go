@@ -99,7 +99,8 @@ func (l *live) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRe
 	}
 	p := buf[:min(len(buf), int(in.Size))]
 	n, err := l.fsys.ReadInode(l.ctx, id, p, int64(in.Offset))
-	if err == nil && n < len(p) && in.Flags&syscall.O_DIRECT != 0 && l.writeBackFile(in.NodeId, id) {
+	// What comes for the page cache has pages locked that would be waited for; direct I/O is told by its owner of locks.
+	if err == nil && n < len(p) && in.ReadFlags&fuse.READ_LOCKOWNER != 0 && l.writeBackFile(in.NodeId, id) {
 		n, err = l.fsys.ReadInode(l.ctx, id, p, int64(in.Offset)) // the kernel knew a larger size
 	}
 	if err != nil {

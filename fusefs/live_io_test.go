@@ -1,0 +1,410 @@
+//go:build linux
+
+package fusefs_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/go-bcachefs/bcachefs/fusefs"
+	"github.com/go-bcachefs/bcachefs/internal/kernelvm"
+)
+
+func TestLiveMmap(t *testing.T) {
+	m := newMount(t, 64)
+	m.write("f", pattern(3*4096+100, 1))
+	want := pattern(3*4096+100, 1)
+	f, err := os.OpenFile(m.path("f"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared, err := unix.Mmap(int(f.Fd()), 0, len(want), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := unix.Mmap(int(f.Fd()), 0, len(want), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct, err := unix.Open(m.path("f"), unix.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(private[8192:], "seen by nobody")
+	copy(shared[4096:], "written to memory")
+	copy(want[4096:], "written to memory")
+	got := make([]byte, len(want))
+	if n, err := f.ReadAt(got, 0); n != len(want) || !bytes.Equal(got, want) {
+		t.Errorf("read: %d bytes, %v", n, err)
+	}
+	aligned := alignedBytes(4 * 4096)
+	if n, err := unix.Pread(direct, aligned, 0); err != nil || !bytes.Equal(aligned[:n], want) {
+		t.Errorf("read directly: %d bytes, %v", n, err)
+	}
+	page := alignedBytes(4096)
+	copy(page, "written directly")
+	if _, err := unix.Pwrite(direct, page, 0); err != nil {
+		t.Error(err)
+	}
+	copy(want, page)
+	if !bytes.Equal(shared, want) {
+		t.Error("memory does not show what was written directly")
+	}
+	both, err := unix.Mmap(direct, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Errorf("map what is open for direct I/O: %v", err)
+	} else {
+		copy(both, "WRITTEN")
+		copy(want, "WRITTEN")
+		unix.Munmap(both)
+	}
+	if err := errors.Join(unix.Msync(shared, unix.MS_SYNC), unix.Munmap(shared), unix.Munmap(private), unix.Close(direct), f.Close()); err != nil {
+		t.Error(err)
+	}
+	m.wants("f", want)
+	m.remount()
+	m.wants("f", want)
+}
+
+// TestLiveDirect writes and reads directly, buffered too, from several goroutines at once, each its own blocks of one file.
+func TestLiveDirect(t *testing.T) {
+	m := newMount(t, 128)
+	const blocks, size = 64, 64 << 10
+	var wg sync.WaitGroup
+	for part := range 4 {
+		wg.Go(func() {
+			flags := unix.O_RDWR | unix.O_CREAT
+			if part != 3 {
+				flags |= unix.O_DIRECT
+			}
+			if part == 2 {
+				flags |= unix.O_DSYNC
+			}
+			fd, err := unix.Open(m.path("f"), flags, 0o644)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer unix.Close(fd)
+			buf := alignedBytes(size)
+			for i := part; i < blocks; i += 4 {
+				copy(buf, pattern(size, i))
+				if n, err := unix.Pwrite(fd, buf, int64(i*size)); err != nil || n != size {
+					t.Errorf("write: %d, %v", n, err)
+				}
+				clear(buf)
+				if n, err := unix.Pread(fd, buf, int64(i*size)); err != nil || n != size || !bytes.Equal(buf, pattern(size, i)) {
+					t.Errorf("read what was just written at %d: %d, %v", i*size, n, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	var want []byte
+	for i := range blocks {
+		want = append(want, pattern(size, i)...)
+	}
+	m.wants("f", want)
+	m.remount()
+	m.wants("f", want)
+}
+
+// extents returns where a file has data, as "from-to" in KiB.
+func (m *mounted) extents(name string) (s string) {
+	f, err := os.Open(m.path(name))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer f.Close()
+	for off := int64(0); ; {
+		from, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return s
+		}
+		to, err2 := unix.Seek(int(f.Fd()), from, unix.SEEK_HOLE)
+		if err := errors.Join(err, err2); err != nil {
+			m.t.Fatal(err)
+		}
+		s += fmt.Sprintf("%d-%d ", from>>10, to>>10)
+		off = to
+	}
+}
+
+// TestLiveFallocate changes the space of a file in each way there is, each time with what is in it still in the kernel.
+func TestLiveFallocate(t *testing.T) {
+	m := newMount(t, 64)
+	const k = 1 << 10
+	for _, c := range []struct {
+		name      string
+		mode      uint32
+		off, n    int64
+		size      int64 // afterwards
+		zeroed    bool
+		extents   string
+		wantError error
+	}{
+		{"grow", 0, 60 * k, 20 * k, 80 * k, false, "0-64 ", nil},
+		{"keep-size", unix.FALLOC_FL_KEEP_SIZE, 60 * k, 20 * k, 64 * k, false, "0-64 ", nil},
+		{"punch", unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, 8 * k, 16 * k, 64 * k, true, "0-8 24-64 ", nil},
+		{"punch-unaligned", unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, 8*k + 100, 16 * k, 64 * k, true, "0-12 24-64 ", nil},
+		{"zero", unix.FALLOC_FL_ZERO_RANGE, 56 * k, 16 * k, 72 * k, true, "0-56 ", nil},
+		{"zero-keep-size", unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE, 56 * k, 16 * k, 64 * k, true, "0-56 ", nil},
+		{"punch-without-keep", unix.FALLOC_FL_PUNCH_HOLE, 0, k, 64 * k, false, "", unix.EOPNOTSUPP},
+		{"nothing", 0, 0, 0, 64 * k, false, "", unix.EINVAL},
+		{"too-far", 0, 1 << 62, 1 << 62, 64 * k, false, "", unix.EFBIG},
+		// The kernel does not hand these on.
+		{"insert", unix.FALLOC_FL_INSERT_RANGE, 0, 4 * k, 64 * k, false, "", unix.EOPNOTSUPP},
+		{"collapse", unix.FALLOC_FL_COLLAPSE_RANGE, 0, 4 * k, 64 * k, false, "", unix.EOPNOTSUPP},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, err := os.Create(m.path(c.name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			want := pattern(64*k, 7)
+			if _, err := f.Write(want); err != nil {
+				t.Fatal(err)
+			}
+			wantErr(t, "fallocate", unix.Fallocate(int(f.Fd()), c.mode, c.off, c.n), c.wantError)
+			if c.zeroed {
+				clear(want[c.off:min(c.off+c.n, 64*k)])
+			}
+			want = append(want, make([]byte, c.size-64*k)...)
+			m.t = t
+			m.wants(c.name, want)
+			if c.wantError != nil {
+				return
+			}
+			if got := m.extents(c.name); got != c.extents {
+				t.Errorf("data at %s, want %s", got, c.extents)
+			}
+			if err := f.Sync(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	m.t = t
+	m.remount()
+	m.wants("punch", append(append(pattern(64*k, 7)[:8*k:8*k], make([]byte, 16*k)...), pattern(64*k, 7)[24*k:]...))
+}
+
+func TestLiveTruncate(t *testing.T) {
+	m := newMount(t, 64)
+	want := pattern(200000, 1)
+	m.write("f", want)
+	f, err := os.OpenFile(m.path("f"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, size := range []int{100001, 150000, 5, 4096, 300000, 299999} {
+		if err := f.Truncate(int64(size)); err != nil {
+			t.Error(err)
+		}
+		if size <= len(want) {
+			want = want[:size:size]
+		} else {
+			want = append(want, make([]byte, size-len(want))...)
+		}
+		if _, err := f.WriteAt([]byte{byte(i)}, int64(size-1)); err != nil {
+			t.Error(err)
+		}
+		want[size-1] = byte(i)
+		m.wants("f", want)
+	}
+	if err := unix.Ftruncate(int(f.Fd()), 1<<62); err != unix.EFBIG && err != nil {
+		t.Errorf("as large as can be: %v", err)
+	}
+	if err := f.Truncate(int64(len(want))); err != nil {
+		t.Error(err)
+	}
+	f.Close()
+	m.remount()
+	m.wants("f", want)
+}
+
+// TestLiveCopyRange copies between files whose content is still in the kernel; whole blocks take no space.
+func TestLiveCopyRange(t *testing.T) {
+	m := newMount(t, 64)
+	const size = 8<<20 + 1000
+	from, err := os.Create(m.path("from"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := os.Create(m.path("to"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := pattern(size, 1)
+	if _, err := from.Write(want); err != nil {
+		t.Fatal(err)
+	}
+	if err := from.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	before := m.free()
+	copied := 0
+	for in, out := int64(0), int64(0); copied < size; {
+		n, err := unix.CopyFileRange(int(from.Fd()), &in, int(to.Fd()), &out, size-copied, 0)
+		if err != nil || n == 0 {
+			t.Fatalf("%d, %v", n, err)
+		}
+		copied += n
+	}
+	m.wants("to", want)
+	if took := int64(before) - int64(m.free()); took > 2<<20 {
+		t.Errorf("a copy of %d bytes takes %d", size, took)
+	}
+	if _, err := from.WriteAt([]byte("changed"), 5000); err != nil { // not in the copy
+		t.Error(err)
+	}
+	in, out := int64(100), int64(size+3) // unaligned, with what is written still in the kernel
+	if n, err := unix.CopyFileRange(int(from.Fd()), &in, int(to.Fd()), &out, 6000, 0); err != nil || n != 6000 {
+		t.Errorf("unaligned: %d, %v", n, err)
+	}
+	changed := bytes.Clone(want)
+	copy(changed[5000:], "changed")
+	want = append(append(want, 0, 0, 0), changed[100:6100]...)
+	m.wants("to", want)
+	m.wants("from", changed)
+	in = size
+	if n, err := unix.CopyFileRange(int(from.Fd()), &in, int(to.Fd()), nil, 100, 0); err != nil || n != 0 {
+		t.Errorf("from the end: %d, %v", n, err)
+	}
+	if err := errors.Join(from.Close(), to.Close()); err != nil {
+		t.Error(err)
+	}
+	m.remount()
+	m.wants("to", want)
+	m.wants("from", changed)
+}
+
+// TestLiveSparse seeks in a file with holes of which some data is in the kernel only.
+func TestLiveSparse(t *testing.T) {
+	m := newMount(t, 64)
+	f, err := os.Create(m.path("f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int64{1 << 20, 3 << 20} {
+		if _, err := f.WriteAt(pattern(4096, 1), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Truncate(5 << 20); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := m.extents("f"), "1024-1028 3072-3076 "; got != want {
+		t.Errorf("data at %s, want %s", got, want)
+	}
+	if _, err := unix.Seek(int(f.Fd()), 5<<20, unix.SEEK_HOLE); err != unix.ENXIO {
+		t.Errorf("behind the end: %v", err)
+	}
+	f.Close()
+	var st unix.Stat_t
+	if err := unix.Stat(m.path("f"), &st); err != nil || st.Size != 5<<20 || st.Blocks > 64 {
+		t.Errorf("%d bytes in %d blocks, %v", st.Size, st.Blocks, err)
+	}
+}
+
+// TestLiveFull fills the filesystem, deletes, and fills it again: each time it holds as much.
+func TestLiveFull(t *testing.T) {
+	m := newMount(t, 64)
+	empty := m.free()
+	fill := func() (total int64) {
+		t.Helper()
+		for i := 0; ; i++ {
+			f, err := os.Create(m.path(fmt.Sprintf("f%d", i)))
+			if err == nil {
+				var n int64
+				n, err = io.Copy(f, bytes.NewReader(pattern(1<<20, i)))
+				if err == nil {
+					err = f.Sync()
+				}
+				err = errors.Join(err, f.Close())
+				if err == nil {
+					total += n
+				}
+			}
+			if err != nil {
+				if !errors.Is(err, unix.ENOSPC) {
+					t.Errorf("in the end: %v", err)
+				}
+				return total
+			}
+		}
+	}
+	clean := func() {
+		t.Helper()
+		names, _ := filepath.Glob(m.path("f*"))
+		for _, n := range names {
+			if err := os.Remove(n); err != nil {
+				t.Errorf("deleting on a full filesystem: %v", err)
+			}
+		}
+	}
+	first := fill()
+	if first < int64(empty)*7/10 { // the rest is kept for moving data and for btree nodes, which are large for so small a device
+		t.Errorf("of %d bytes that are free %d can be written", empty, first)
+	}
+	clean()
+	if again := m.free(); again < empty-4<<20 {
+		t.Errorf("%d bytes are free when all is deleted, %d were at first", again, empty)
+	}
+	if second := fill(); second < first-8<<20 {
+		t.Errorf("the second time it holds %d bytes, the first %d", second, first)
+	}
+	clean()
+	m.write("f", []byte("there is room"))
+	m.remount()
+	m.wants("f", []byte("there is room"))
+}
+
+// What was mounted and written is in order for the real driver, and it reads the same.
+func TestLiveDriver(t *testing.T) {
+	kernelvm.Available(t)
+	needFUSE(t)
+	m := mountImage(t, newImage(t, 256, map[string]string{"compression": "zstd"}), fusefs.Options{})
+	for i := range 200 {
+		dir := m.path(fmt.Sprintf("d%d", i%7))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		m.write(fmt.Sprintf("d%d/f%d", i%7, i), pattern(i*i*10, i))
+	}
+	for i := 0; i < 200; i += 3 {
+		if err := os.Remove(m.path(fmt.Sprintf("d%d/f%d", i%7, i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	big, err := os.Create(m.path("big"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 40 {
+		if _, err := big.WriteAt(pattern(300000, i), int64(i*137*4096+i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(unix.Fallocate(int(big.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 1<<20, 3<<20), big.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{m.subvolume("sub"), os.WriteFile(m.path("sub/f"), pattern(1<<20, 1), 0o600), m.snapshot("sub", "snap", true),
+		os.WriteFile(m.path("sub/f"), pattern(1<<19, 2), 0o600), m.snapshot("", "all", false), m.subvolume("gone"), m.destroy("gone"),
+		os.Link(m.path("big"), m.path("d1/big")), unix.Setxattr(m.path("big"), "user.x", []byte("y"), 0), os.Symlink("big", m.path("link"))} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.unmount()
+	mustBeSound(t, m.img)
+	kernelvm.MustBeClean(t, [][]string{{m.img}}, kernelvm.CheckOptions{})
+}
