@@ -99,6 +99,17 @@ type Config struct {
 	ExtentTypes ondisk.ExtentTypeU64s
 	CacheBytes  int64 // bound of the cache of decoded extents; 0 means 64 MiB
 	Parallel    int   // bound of concurrent tasks of one read; 0 means the number of CPUs
+	// OnBadReplica is told of replicas that could not be read or did not verify, while another one served. It must not block. It may be nil.
+	OnBadReplica func(BadReplica)
+	// OnFault is told of each read that failed, and of each that did not verify. It must not block. It may be nil.
+	OnFault func(dev uint8, err error)
+}
+
+// BadReplica is a pointer to data that is damaged.
+type BadReplica struct {
+	Btree ondisk.BtreeID // extents or reflink
+	Pos   ondisk.Pos     // of the key
+	Ptr   ondisk.ExtentPtr
 }
 
 // Reader reads the data of one filesystem.

@@ -102,7 +102,9 @@ func (w *Writer) cutStored(v ondisk.Version, crc *ondisk.CRC, stored []byte, off
 	if c.Csum == checksum.None {
 		return c, part, nil
 	}
-	c.Nonce += off
+	if c.Csum.IsEncryption() {
+		c.Nonce += off
+	}
 	var err error
 	c.Sum, err = checksum.Compute(c.Csum, w.cfg.Key, nonce(v, &c), part)
 	return c, part, err

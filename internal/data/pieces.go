@@ -32,6 +32,8 @@ type extent struct {
 	firstPtr, numPtrs int
 	size              uint32 // live sectors
 	version           ondisk.Version
+	pos               ondisk.Pos // of the key
+	shared            bool       // it is an indirect one
 }
 
 // treesOf returns the trees that a request reads.
@@ -132,7 +134,8 @@ func (r *Reader) classifyExtent(k *ondisk.Key, p *piece, q *request) {
 		}
 	}
 	p.kind = pieceExtent
-	p.extent = extent{firstPtr: firstPtr, numPtrs: len(ptrs) - firstPtr, size: k.Size, version: k.Version}
+	p.extent = extent{firstPtr: firstPtr, numPtrs: len(ptrs) - firstPtr, size: k.Size, version: k.Version,
+		pos: k.Pos, shared: k.Type == ondisk.KeyReflinkV}
 }
 
 // gatherShared reports the pieces that a reflink pointer leads to. p is the part of it that is wanted.

@@ -321,13 +321,17 @@ func (r *Reader) readBytes(ctx context.Context, dev uint8, at uint64, p []byte) 
 	err := d.ReadAt(ctx, p, int64(at))
 	r.busy[dev].Add(-int64(len(p)))
 	if err != nil && ctx.Err() == nil {
-		r.faults[dev].Add(1)
+		r.noteFault(dev, err)
 	}
 	return err
 }
 
 func (r *Reader) noteFault(dev uint8, err error) {
-	if err != nil {
-		r.faults[dev].Add(1)
+	if err == nil {
+		return
+	}
+	r.faults[dev].Add(1)
+	if r.cfg.OnFault != nil {
+		r.cfg.OnFault(dev, err)
 	}
 }

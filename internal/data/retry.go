@@ -15,12 +15,16 @@ func (r *Reader) retry(ctx context.Context, q *request, u *unit, dst []byte, alo
 	ptrs := q.ptrs[u.ext.firstPtr : u.ext.firstPtr+u.ext.numPtrs]
 	chosen := -1
 	var last error
+	bad := uint32(0) // bit n: pointer n leads to damage
 	if u.how != viaRetry {
 		chosen = u.ptr - u.ext.firstPtr
 		if !errors.Is(u.failed, errPending) && (alone || !isIO(u.failed)) {
 			last = r.errorOf(&ptrs[chosen], u.failed)
 		} else if last = r.readFrom(ctx, u, &ptrs[chosen], dst, false); last == nil {
 			return nil
+		}
+		if isDamage(last) {
+			bad |= 1 << chosen
 		}
 	}
 	for _, cached := range []bool{false, true} {
@@ -39,8 +43,14 @@ func (r *Reader) retry(ctx context.Context, q *request, u *unit, dst []byte, alo
 				}
 			}
 			err := r.readFrom(ctx, u, p, dst, false)
+			if err == nil && bad != 0 && r.cfg.OnBadReplica != nil {
+				r.tellBad(u, ptrs, bad)
+			}
 			if err == nil || ctx.Err() != nil {
 				return err
+			}
+			if isDamage(err) {
+				bad |= 1 << i
 			}
 			if last == nil || !errors.Is(err, ErrNoDevice) {
 				last = err
@@ -61,6 +71,24 @@ func (r *Reader) retry(ctx context.Context, q *request, u *unit, dst []byte, alo
 		last = &ReadError{Sector: -1, Err: ErrNoReplica}
 	}
 	return last
+}
+
+// isDamage reports whether an error means that a replica is not what it should be, rather than that it cannot be asked.
+func isDamage(err error) bool {
+	return !errors.Is(err, ErrNoDevice) && !errors.Is(err, ErrNoKey) && !errors.Is(err, ErrBadExtent)
+}
+
+// tellBad tells of the damaged replicas of an extent.
+func (r *Reader) tellBad(u *unit, ptrs []ondisk.DecodedPtr, bad uint32) {
+	btree := ondisk.BtreeExtents
+	if u.ext.shared {
+		btree = ondisk.BtreeReflink
+	}
+	for i := range ptrs {
+		if bad>>i&1 != 0 {
+			r.cfg.OnBadReplica(BadReplica{Btree: btree, Pos: u.ext.pos, Ptr: ptrs[i].ExtentPtr})
+		}
+	}
 }
 
 // isIO reports whether err may be about another part of a joint read.

@@ -109,6 +109,9 @@ type WriterConfig struct {
 	Quota Quota
 	// OnWriteError is told of writes to members that failed; nil: nobody is.
 	OnWriteError func(dev uint8, err error)
+	// OnReadError and OnBadReplica are those of [Config].
+	OnReadError  func(dev uint8, err error)
+	OnBadReplica func(BadReplica)
 	// Wrote is told how many sectors were written, for the clock; it may be nil.
 	Wrote func(sectors uint64)
 
@@ -162,7 +165,7 @@ func NewWriter(cfg WriterConfig) *Writer {
 	w := &Writer{cfg: cfg, block: uint64(cfg.BlockBytes), blockSectors: uint64(cfg.BlockBytes) / sectorSize}
 	w.inodes.locks = map[ID]*inodeLock{}
 	w.reader = NewReader(Config{Trees: storeTrees{cfg.Store}, Devices: writerDevices{w}, Key: cfg.Key, ExtentTypes: cfg.ExtentTypes,
-		CacheBytes: cfg.CacheBytes, Parallel: cfg.Parallel})
+		CacheBytes: cfg.CacheBytes, Parallel: cfg.Parallel, OnFault: cfg.OnReadError, OnBadReplica: cfg.OnBadReplica})
 	return w
 }
 

@@ -34,6 +34,8 @@ type WriteOptions struct {
 	Hook alloc.Hook
 	// OnError is told once that nothing can be written any more, and why.
 	OnError func(error)
+	// ErrorsInterval is how long the superblocks are not written for the sake of the members' counters of errors; 0: half a minute.
+	ErrorsInterval time.Duration
 }
 
 // RW is a filesystem that is open for writing.
@@ -141,6 +143,7 @@ func (rw *RW) start(ctx context.Context) error {
 	rw.Journal.ReplayDone()
 	rw.Alloc.Start(rw.ctx)
 	rw.Nodes.Start(rw.ctx)
+	rw.startBackground()
 	if initialise {
 		return rw.initialise(ctx)
 	}
@@ -318,6 +321,9 @@ func (rw *RW) writeNode(ctx context.Context, addrs []ondisk.NodeAddr, off ondisk
 	var lost []ondisk.NodeAddr
 	for i, err := range errs {
 		if err != nil {
+			if ctx.Err() == nil {
+				rw.errors.note(addrs[i].Dev, errorsWrite)
+			}
 			lost = append(lost, addrs[i])
 			errs[i] = fmt.Errorf("device %d, sector %d: %w", addrs[i].Dev, addrs[i].Sector+off, err)
 		}
@@ -490,8 +496,17 @@ func (rw *RW) writeReplicas(ctx context.Context, all []ondisk.Replicas) error {
 // updateSuper changes the superblocks while others write. If that fails nothing is written any more: a device tells only once that it could not flush,
 // and what it lost may have been of the journal.
 func (rw *RW) updateSuper(ctx context.Context, change func(sb *ondisk.Superblock) error) error {
-	err := rw.Super.Update(ctx, change, nil)
-	if err != nil && ctx.Err() == nil {
+	stored := func() {}
+	err := rw.Super.Update(ctx, func(sb *ondisk.Superblock) (err error) {
+		if stored, err = rw.errors.take(sb); err != nil {
+			return err
+		}
+		return change(sb)
+	}, nil)
+	switch {
+	case err == nil:
+		stored()
+	case ctx.Err() == nil:
 		rw.Journal.Halt(err)
 	}
 	return err
@@ -636,6 +651,7 @@ func (rw *RW) shutdown(ctx context.Context) error {
 	if err := rw.Err(); err != nil {
 		return fmt.Errorf("not shut down properly, as nothing could be written any more: %w", err)
 	}
+	rw.stopBackground()
 	rw.Alloc.Stop()
 	rw.Nodes.Close(ctx)
 	// Nodes that are merged or split in the background open buckets. What is allocated is closed when there are none; what was still being
@@ -658,6 +674,9 @@ func (rw *RW) shutdown(ctx context.Context) error {
 	}
 	return rw.Super.Update(ctx, func(sb *ondisk.Superblock) error {
 		sb.MarkClean(&end.Clean)
+		if _, err := rw.errors.take(sb); err != nil {
+			return err
+		}
 		table, err := sb.RawMembers()
 		if err != nil {
 			return err
@@ -672,6 +691,7 @@ func (rw *RW) shutdown(ctx context.Context) error {
 // abort ends all that goes on and closes the devices.
 func (rw *RW) abort() {
 	rw.stop()
+	rw.stopBackground()
 	if rw.Nodes != nil {
 		rw.Nodes.Close(rw.ctx)
 	}

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/go-bcachefs/bcachefs/internal/data"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -52,11 +51,9 @@ func (rw *RW) DataConfig() data.WriterConfig {
 		},
 		Now:      func() int64 { return rw.now().UnixNano() },
 		TimeBase: int64(sb.TimeBase), TimePrecision: sb.TimePrecision,
-		SetFeatures: rw.SetFeatures,
-		InTarget:    rw.Alloc.InTarget,
-		OnWriteError: func(dev uint8, err error) {
-			rw.message("device %d: %v", dev, fmt.Errorf("data was not written: %w", err))
-		},
+		SetFeatures:  rw.SetFeatures,
+		InTarget:     rw.Alloc.InTarget,
+		OnWriteError: rw.writeError, OnReadError: rw.errors.readError, OnBadReplica: rw.badReplica,
 		Wrote: rw.wrote,
 	}
 	return c
