@@ -1,4 +1,4 @@
-# make run     build, mount a small real image at ./mnt, list it
+# make run     build, format a file, mount it read-write at ./mnt, put a file there
 # make test    everything that must pass before a change goes in
 # make bench   benchmarks (BENCH=regexp, PKG=./internal/data)
 # make fuzz    each fuzz target for FUZZTIME (30s; PKG=./internal/ondisk)
@@ -15,7 +15,6 @@ BENCH    ?= .
 FUZZTIME ?= 30s
 TIMEOUT  ?= 20m
 STRESSTIME ?= 1h
-DEMO     ?= testdata/golden/damaged/damage-base.img.zst
 
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@latest
 PLATFORMS    = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
@@ -34,30 +33,42 @@ run: build fuse
 		fusermount3 -u mnt 2>/dev/null || umount mnt || {
 			echo "./mnt is in use: leave it (or: fusermount3 -uz mnt), then run this again" >&2; exit 1; }
 	fi
-	test -s dist/demo.img || $(GO) run ./internal/golden/unpack $(DEMO) dist/demo.img
+	if [ ! -s dist/run.img ]; then
+		truncate -s 1G dist/run.img
+		echo "./gobcachefs format dist/run.img"
+		./gobcachefs format -q dist/run.img
+	fi
 	if [ "$$($(GO) env GOOS)" != linux ]; then
 		echo "No mount on this system. What is in the image:"
-		exec ./gobcachefs ls -l dist/demo.img /
+		exec ./gobcachefs ls -l dist/run.img /
 	fi
 	unmount="umount mnt"; install="apt-get install fuse3"
 	if [ "$$(id -u)" != 0 ]; then unmount="fusermount3 -u mnt"; install="sudo apt-get install fuse3"; fi
 	mounted=no
 	if [ "$$(id -u)" = 0 ] || command -v fusermount3 >/dev/null; then
-		echo "./gobcachefs mount dist/demo.img mnt"
-		if ./gobcachefs mount dist/demo.img mnt; then mounted=yes; fi
+		echo "./gobcachefs mount dist/run.img mnt"
+		if ./gobcachefs mount dist/run.img mnt; then mounted=yes; fi
 	fi
 	if [ $$mounted = no ]; then
-		echo "./gobcachefs ls -l dist/demo.img /"
-		./gobcachefs ls -l dist/demo.img /
+		echo "./gobcachefs ls -l dist/run.img /"
+		./gobcachefs ls -l dist/run.img /
 		echo
 		echo "This is what is in the image. Mounting it needs fusermount3 ($$install)" >&2
 		echo "and the right to use /dev/fuse; then run this again." >&2
 		exit 1
 	fi
+	if ! test -e mnt/hello; then
+		echo "echo ... >mnt/hello"
+		echo "written to bcachefs, $$(date)" >mnt/hello
+	fi
+	echo "cat mnt/hello"
+	cat mnt/hello
 	echo "ls -l mnt"
 	ls -l mnt
+	df -h mnt
 	echo
-	echo "Mounted read-only at ./mnt. To unmount: $$unmount"
+	echo "dist/run.img is mounted read-write at ./mnt: use it. To unmount: $$unmount"
+	echo "It is there again at the next make run; make clean deletes it."
 
 test: gofmt vet fuse cross spin
 	echo "== go test"
