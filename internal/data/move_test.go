@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-bcachefs/bcachefs/internal/alloc"
 	"github.com/go-bcachefs/bcachefs/internal/data"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/kernelvm"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 	"github.com/go-bcachefs/bcachefs/internal/trans"
@@ -84,6 +85,7 @@ func everything(moves []data.Move) bool {
 func TestMove(t *testing.T) {
 	for i, s := range modelShapes() {
 		t.Run(s.Name, func(t *testing.T) {
+			golden.OneIn(t, 4, i)
 			w := newWorld(t, s)
 			r := rand.New(rand.NewPCG(*modelSeed+200, uint64(i)))
 			for n := range 3 {
@@ -208,4 +210,34 @@ func sameManifest(t *testing.T, name, ours, theirs string) {
 			t.Errorf("%s: we list\n%s\nthe driver\n%s", name, a[i], b[i])
 		}
 	}
+}
+
+// Moving the same data again and again does not leave it in ever smaller pieces.
+func TestMoveJoins(t *testing.T) {
+	s := shape("small buckets", nil, 32)
+	s.Devices[0].BucketBytes = 64 << 10
+	s.Options.Options = map[string]string{"btree_node_size": "64k"}
+	w := newWorld(t, s)
+	f := w.file("file")
+	w.write(f, random(rand.New(rand.NewPCG(3, 4)), 1<<20), 0)
+	before := len(w.pointed(t.Context()))
+	most := 0
+	for round := range 20 {
+		all := w.pointed(t.Context())
+		most = max(most, len(all))
+		for i := range all {
+			all[i].Ptrs = 1
+		}
+		// Something else gets in between, so that buckets end elsewhere each time.
+		w.write(w.file(fmt.Sprint("other-", round)), random(rand.New(rand.NewPCG(3, uint64(round))), 4096*(1+round%5)), 0)
+		res, err := w.w.Move(t.Context(), all, moveOptions())
+		if err != nil || res.Keys != len(all) {
+			t.Fatalf("round %d: %+v, %v", round, res, err)
+		}
+	}
+	t.Logf("%d keys at first, at most %d", before, most)
+	if most > 3*before+20 {
+		t.Errorf("%d keys became %d", before, most)
+	}
+	w.end()
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-bcachefs/bcachefs/internal/data"
 	"github.com/go-bcachefs/bcachefs/internal/enginetest"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
@@ -42,6 +43,7 @@ func modelShapes() []enginetest.Shape {
 func TestModel(t *testing.T) {
 	for i, s := range modelShapes() {
 		t.Run(s.Name, func(t *testing.T) {
+			golden.OneIn(t, 4, i)
 			w := newWorld(t, s)
 			r := rand.New(rand.NewPCG(*modelSeed, uint64(i)))
 			t.Logf("seed %d", *modelSeed)
