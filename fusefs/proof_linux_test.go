@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,6 +159,9 @@ func (s *served) stop() error {
 	}
 }
 
+// syncs numbers the names that [kernel.Sync] makes.
+var syncs atomic.Int64
+
 // kernel is a mount as package fstest exercises it.
 type kernel struct{ fstest.OS }
 
@@ -167,7 +171,7 @@ func (k kernel) Sync() error {
 	if err := k.OS.Sync(); err != nil {
 		return err
 	}
-	const name = "sync"
+	name := fmt.Sprint("sync-", syncs.Add(1))
 	if err := k.Mkdir(name, 0o700); err != nil {
 		return err
 	}

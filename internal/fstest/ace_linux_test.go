@@ -12,7 +12,7 @@ func TestACE(t *testing.T) {
 		seen := map[string]bool{}
 		for w := range (ACE{Ops: c.ops}).All() {
 			n++
-			if n%1999 == 0 || c.ops == 1 {
+			if n%7999 == 0 || c.ops == 1 {
 				runACE(t, fs, w)
 			}
 			if s := w.String(); seen[s] {

@@ -14,7 +14,7 @@ import (
 
 var (
 	seed  = flag.Uint64("seed", 1, "first seed of the random tests")
-	seeds = flag.Int("seeds", 2, "how many seeds to try")
+	seeds = flag.Int("seeds", 1, "how many seeds to try")
 )
 
 // dirs returns a directory on the disk and one in memory, if there is such a filesystem.

@@ -514,18 +514,18 @@ func (n *node) setXattr(o *Op) Errno {
 // snapshot copies a subvolume, without those that are in it.
 func (m *Model) snapshot(o *Op) Errno {
 	from, e := m.must(o.Path2, true)
-	if e != 0 {
-		return e
-	}
-	if !from.isDir() || from.subvol.root != from || from == m.root { // that is only a directory to whoever gave it to us
+	at, e2 := m.free(o.Path)
+	switch {
+	case e != 0 && e2 != 0: // whichever is looked at first
 		return errUnpredictable
-	}
-	at, e := m.free(o.Path)
-	if e == 0 {
-		e = readOnly(at.dir)
-	}
-	if e != 0 {
+	case e != 0:
 		return e
+	case !from.isDir() || from.subvol.root != from || from == m.root: // the last is only a directory to whoever gave it to us
+		return errUnpredictable
+	case e2 != 0:
+		return e2
+	case readOnly(at.dir) != 0:
+		return EROFS
 	}
 	v := &subvol{readOnly: o.Flags != 0}
 	from.ctime.touch(false)
