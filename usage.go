@@ -88,16 +88,21 @@ const gcReservePercent = 8
 
 // StatFS returns the figures of statfs(2).
 func (f *FS) StatFS(ctx context.Context) (*StatFS, error) {
+	size := uint64(f.engine.SB.BlockBytes())
+	uuid := f.engine.SB.UserUUID
+	fsid := [2]uint32{binary.LittleEndian.Uint32(uuid[0:]) ^ binary.LittleEndian.Uint32(uuid[8:]), binary.LittleEndian.Uint32(uuid[4:]) ^ binary.LittleEndian.Uint32(uuid[12:])}
+	if f.live != nil { // what can be promised, to the block
+		s := f.live.Space().StatFS(size / sectorSize)
+		return &StatFS{BlockSize: int64(size), Blocks: s.Blocks, Free: s.Free, Available: s.Avail, Files: s.Files - s.FilesFree, NameMax: ondisk.MaxName, FSID: fsid}, nil
+	}
 	u, err := f.Usage(ctx)
 	if err != nil {
 		return nil, err
 	}
-	size := uint64(f.engine.SB.BlockBytes())
-	uuid := f.engine.SB.UserUUID
 	free := (u.Capacity - min(u.Used, u.Capacity)) / size
 	return &StatFS{BlockSize: int64(size), Blocks: u.Capacity / size, Free: free, Available: free, Files: u.Inodes,
 		NameMax: ondisk.MaxName,
-		FSID:    [2]uint32{binary.LittleEndian.Uint32(uuid[0:]) ^ binary.LittleEndian.Uint32(uuid[8:]), binary.LittleEndian.Uint32(uuid[4:]) ^ binary.LittleEndian.Uint32(uuid[12:])}}, nil
+		FSID:    fsid}, nil
 }
 
 // Usage returns what the space is used for, of the whole filesystem and of each device. It reads the accounting btree, or in

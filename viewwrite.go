@@ -290,6 +290,11 @@ func (f *FS) removeAll(ctx context.Context, dir InodeID, base string) error {
 		if err != nil {
 			return err
 		}
+		if st.SubvolRoot { // at once, unless others are in it; those that are read-only do not go otherwise
+			if _, err := f.RemoveName(ctx, dir, base, RemoveSubvolume); ErrnoOf(err) != ENOTEMPTY {
+				return err
+			}
+		}
 		removed := 0
 		for e, err := range f.ReadDir(ctx, st.ID, 0) {
 			if err != nil {
@@ -300,9 +305,8 @@ func (f *FS) removeAll(ctx context.Context, dir InodeID, base string) error {
 			}
 			removed++
 		}
-		if removed == 0 { // a subvolume that holds nothing but entries for others
-			_, err := f.RemoveName(ctx, dir, base, RemoveSubvolume)
-			return err
+		if removed == 0 {
+			return ErrNotEmpty // of what cannot be seen here
 		}
 	}
 }

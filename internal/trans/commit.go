@@ -374,12 +374,14 @@ const resizeStep = 8 << 10
 
 // applyToNode changes a node that is locked exclusively. It keeps the journal entry seq until the change is written.
 func (s *Store) applyToNode(b *bnode, k *ondisk.Key, seq uint64) {
+	before := b.keys.LiveU64s()
 	if k.Type == ondisk.KeyDeleted {
-		if b.keys.Delete(k.Pos, seq) && b.level == 0 {
-			s.shrunk(b)
-		}
+		b.keys.Delete(k.Pos, seq)
 	} else {
 		b.keys.Set(k, seq)
+	}
+	if b.level == 0 && b.keys.LiveU64s() < before { // deleted, or less than before: what is left of an inode
+		s.shrunk(b)
 	}
 	if !b.pinned {
 		b.pinned = true
