@@ -215,7 +215,7 @@ func otherError(o *fstest.Op, want, got fstest.Errno) bool {
 	case fstest.OpLink, fstest.OpLinkFile:
 		as = []fstest.Errno{fstest.EEXIST, fstest.EXDEV, fstest.EPERM, fstest.ENOTDIR, fstest.ENOENT}
 	case fstest.OpRename:
-		as = []fstest.Errno{fstest.EINVAL, fstest.ENOTEMPTY, fstest.EEXIST, fstest.EXDEV, fstest.ENOTDIR, fstest.EISDIR}
+		as = []fstest.Errno{fstest.EINVAL, fstest.ENOTEMPTY, fstest.EEXIST, fstest.EXDEV, fstest.ENOTDIR, fstest.EISDIR, fstest.ENOENT}
 	}
 	return slices.Contains(as, want) && slices.Contains(as, got)
 }
