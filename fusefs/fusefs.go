@@ -88,7 +88,7 @@ func Mount(fsys *bcachefs.FS, mountpoint string, o Options) (*Server, error) {
 	}
 	mo := &fuse.MountOptions{
 		AllowOther:               o.AllowOther,
-		Options:                  append(flags, o.Extra...),
+		Options:                  append(flags, optionStrings(o.Extra, syscall.Geteuid() == 0)...),
 		MaxBackground:            64,
 		MaxWrite:                 maxIO,
 		MaxReadAhead:             maxIO,

@@ -50,6 +50,18 @@ func directFlags(extra []string, writable bool) uintptr {
 	return flags
 }
 
+// optionStrings are those options that are to be passed on as text. With mount(2) itself most are only flags; without it the helper wants them, which does
+// not know what is the default anyway.
+func optionStrings(extra []string, direct bool) (opts []string) {
+	both := []string{"nodev", "dev", "nosuid", "suid", "noexec", "exec"}
+	for _, o := range extra {
+		if slices.Contains(both, o) || !direct && o != "relatime" {
+			opts = append(opts, o)
+		}
+	}
+	return opts
+}
+
 // detachPath takes the mount at path out of the tree, though it is in use.
 func detachPath(path string) error {
 	err := unix.Unmount(path, unix.MNT_DETACH)

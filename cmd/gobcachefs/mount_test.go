@@ -91,7 +91,7 @@ func mountPoint(t *testing.T) string {
 func TestMountInTheBackground(t *testing.T) {
 	needMounts(t)
 	golden.DerivesKeys(t)
-	img := place(t, "encrypted")
+	img := placeCopy(t, "encrypted")
 	for _, fd := range []int{0, 3, 4} {
 		dir := mountPoint(t)
 		pass, w, err := os.Pipe()
@@ -137,7 +137,7 @@ func TestMountInTheBackground(t *testing.T) {
 // TestMountEndsWithASignal ends mounts in the foreground, idle and in use.
 func TestMountEndsWithASignal(t *testing.T) {
 	needMounts(t)
-	img := place(t, "damage-base")
+	img := placeCopy(t, "damage-base")
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		for _, busy := range []bool{false, true} {
 			dir := mountPoint(t)
@@ -187,7 +187,7 @@ func serverOf(t *testing.T, dir string) int {
 // TestMountAfterAKill mounts where the process of an earlier mount was killed.
 func TestMountAfterAKill(t *testing.T) {
 	needMounts(t)
-	img, dir := place(t, "damage-base"), mountPoint(t)
+	img, dir := placeCopy(t, "damage-base"), mountPoint(t)
 	if out, err := program(t, "mount", img, dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
