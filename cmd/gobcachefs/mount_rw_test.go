@@ -56,11 +56,10 @@ func mountImage(t *testing.T, img, options string) (dir, said string, code int) 
 	return dir, string(out), code
 }
 
+// umount unmounts; whatever else runs on the machine may look into mounts for a moment.
 func umount(t *testing.T, dir string) {
 	t.Helper()
-	if err := unix.Unmount(dir, 0); err != nil {
-		t.Errorf("umount: %v", err)
-	}
+	eventually(t, "umount "+dir, func() bool { return unix.Unmount(dir, 0) == nil })
 }
 
 // TestMountWrites mounts read-write, again and again: right after an unmount, after a kill, and with what is written going nowhere.
