@@ -226,7 +226,7 @@ func TestProofRandom(t *testing.T) {
 		forSeeds(t, func(seed uint64) {
 			w := newWorld(t, k, seed)
 			x := fstest.Random{FS: w.lib(), Seed: seed, Ops: ops(800), Block: blockOf(k), Logf: t.Logf, Remount: w.remount, Crash: w.crash,
-				Allow: otherError, ShrinkFor: time.Minute}
+				Allow: otherError, ShrinkFor: time.Minute, Compare: fstest.Compare{InPlace: k.options["nocow"] != ""}}
 			if err := x.Run(); err != nil {
 				t.Fatal(err)
 			}

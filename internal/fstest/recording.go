@@ -1,6 +1,7 @@
 package fstest
 
 import (
+	"bytes"
 	"fmt"
 	"sync"
 )
@@ -134,12 +135,17 @@ func (r *Recording) Check(tick int, got Tree) (*Model, error) {
 	for last+1 < len(r.states) && r.states[last+1].begin <= tick {
 		last++
 	}
+	var versions map[uint64][][]byte
+	if r.Compare.InPlace {
+		versions = r.versions(first, last)
+	}
 	var best []string
 	at := 0
 	for i := last; i >= first; i-- {
-		diff := r.Compare.Diff(r.tree(i), got)
+		tree := r.tree(i).placed(got, versions)
+		diff := r.Compare.Diff(tree, got)
 		if len(diff) > 0 && i > first {
-			if mixed := r.Compare.between(r.tree(i-1), r.tree(i), got); len(mixed) < len(diff) {
+			if mixed := r.Compare.between(r.tree(i-1), tree, got); len(mixed) < len(diff) {
 				diff = mixed
 			}
 		}
@@ -168,6 +174,20 @@ func (r *Recording) tree(i int) Tree {
 		s.tree = s.m.Tree()
 	}
 	return s.tree
+}
+
+// versions returns all data that files had in some states.
+func (r *Recording) versions(first, last int) map[uint64][][]byte {
+	all := map[uint64][][]byte{}
+	for i := first; i <= last; i++ {
+		for _, e := range r.tree(i) {
+			v := all[e.n.id]
+			if e.n.mode&ModeType == ModeRegular && (len(v) == 0 || !bytes.Equal(v[len(v)-1], e.Data)) {
+				all[e.n.id] = append(v, e.Data)
+			}
+		}
+	}
+	return all
 }
 
 // take makes the data and times of files what they were found to be.

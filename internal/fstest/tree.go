@@ -31,6 +31,9 @@ type Compare struct {
 	NoDirLinks bool
 	// Cached says that data that was not made durable was in a cache and may be lost, whatever else is durable.
 	Cached bool
+	// InPlace says that data is written over in place, without order: after a crash, what a file is found to hold may have been written later than
+	// anything else that is found.
+	InPlace bool
 }
 
 // Observe reads a whole filesystem.
@@ -284,6 +287,34 @@ func isMix(a, b, got []byte) bool {
 			continue
 		}
 		return false
+	}
+	return true
+}
+
+// placed makes the data in a tree what was found where that was written in place at any time: each byte is as in some version of the file.
+func (t Tree) placed(got Tree, versions map[uint64][][]byte) Tree {
+	out := Tree{}
+	for p, e := range t {
+		out[p] = e
+		g := got[p]
+		if g == nil || g.Size != e.Size || bytes.Equal(g.Data, e.Data) {
+			continue
+		}
+		if isAny(g.Data, versions[e.n.id]) {
+			c := *e
+			c.Data = g.Data
+			out[p] = &c
+		}
+	}
+	return out
+}
+
+// isAny reports whether each byte of data is as in one of several versions, or zero where one of them ends before.
+func isAny(got []byte, versions [][]byte) bool {
+	for i, x := range got {
+		if !slices.ContainsFunc(versions, func(v []byte) bool { return i < len(v) && v[i] == x || i >= len(v) && x == 0 }) {
+			return false
+		}
 	}
 	return true
 }
