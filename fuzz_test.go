@@ -106,7 +106,7 @@ var (
 // repeated by its seed: -mutated 1 -mutated-seed N.
 func TestMutatedImages(t *testing.T) {
 	images := fuzzImageSet{loaded: map[int]*fuzzing.Image{}}
-	runs := golden.Times(t, *mutatedRuns, 40)
+	runs := golden.FlagTimes(t, "mutated", *mutatedRuns, 40)
 	if testing.Short() {
 		runs = min(runs, 20)
 	}

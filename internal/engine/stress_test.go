@@ -13,6 +13,7 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/engine"
 	"github.com/go-bcachefs/bcachefs/internal/enginetest"
 	"github.com/go-bcachefs/bcachefs/internal/fsck/fscktest"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 	"github.com/go-bcachefs/bcachefs/internal/trans"
 )
@@ -22,6 +23,9 @@ var (
 	stressLong = flag.Duration("engine.long", time.Second, "how long TestLong goes on; make stress asks for an hour")
 	stressSeed = flag.Uint64("engine.seed", 1, "seed of the stress tests")
 )
+
+// ops is how many operations each goroutine makes.
+func ops(t *testing.T) int { return golden.FlagTimes(t, "engine.ops", *stressOps, 100) }
 
 // shape returns a filesystem with options.
 func shape(name string, options map[string]string, mib ...int64) enginetest.Shape {
@@ -157,7 +161,7 @@ func TestStress(t *testing.T) {
 			for round, goroutines := range []int{1, 8, 2, 4} {
 				seed := *stressSeed*1000 + uint64(10*i+round)
 				v := s.open()
-				d := s.run(v, enginetest.Work{Seed: seed, Goroutines: goroutines, Ops: *stressOps, SyncEvery: 10, MaxBlocks: 10, Verify: true, Full: true})
+				d := s.run(v, enginetest.Work{Seed: seed, Goroutines: goroutines, Ops: ops(t), SyncEvery: 10, MaxBlocks: 10, Verify: true, Full: true})
 				if !d.Full && (d.Ops == d.Refused || d.Verified == 0) {
 					t.Errorf("%+v", d)
 				}
@@ -187,8 +191,8 @@ func TestStressCrash(t *testing.T) {
 					<-ctx.Done()
 					v.RW.Abandon()
 				}()
-				_, err := v.Run(t.Context(), enginetest.Work{Seed: *stressSeed*1000 + uint64(10*i+round), Goroutines: 4, Ops: *stressOps, SyncEvery: 10, MaxBlocks: 10,
-					At: map[int64]func(){int64(*stressOps): cancel}})
+				_, err := v.Run(t.Context(), enginetest.Work{Seed: *stressSeed*1000 + uint64(10*i+round), Goroutines: 4, Ops: ops(t), SyncEvery: 10, MaxBlocks: 10,
+					At: map[int64]func(){int64(ops(t)): cancel}})
 				cancel()
 				<-crash
 				if err == nil {

@@ -114,7 +114,7 @@ var mutated = flag.Int("mutated", 120, "how many mutated images TestMutatedImage
 // TestMutatedImages is FuzzCheck with random mutations.
 func TestMutatedImages(t *testing.T) {
 	set := fuzzSet{loaded: map[int]*fuzzing.Image{}}
-	for seed := range uint64(golden.Times(t, *mutated, 15)) {
+	for seed := range uint64(golden.FlagTimes(t, "mutated", *mutated, 15)) {
 		rnd := rand.New(rand.NewPCG(seed, 7))
 		input := randomMutations(rnd, byte(seed%uint64(len(fuzzImages))), 1+rnd.IntN(4))
 		img := set.get(t, int(input[0]))

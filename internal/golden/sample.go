@@ -1,6 +1,7 @@
 package golden
 
 import (
+	"flag"
 	"strings"
 	"testing"
 )
@@ -96,6 +97,17 @@ func Times(t testing.TB, all, few int) int {
 	}
 	t.Logf("race detector: %d times and not %d", few, all)
 	return few
+}
+
+// FlagTimes is [Times] of the value of a flag: if that was given, it counts as it is.
+func FlagTimes(t testing.TB, name string, all, few int) int {
+	t.Helper()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == name })
+	if given {
+		return all
+	}
+	return Times(t, all, few)
 }
 
 // DerivesKeys skips a test under the race detector that derives keys from passphrases: it takes seconds there, each time.

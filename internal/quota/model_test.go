@@ -84,7 +84,7 @@ func (k *worker) step() error {
 // Several goroutines change files while snapshots are taken and deleted, subvolumes come and go with all they hold, and everything is counted again and again.
 // Some are at their limits. At the end what was counted all along is what there is.
 func TestTogether(t *testing.T) {
-	for i := range golden.Times(t, *modelRuns, 2) {
+	for i := range golden.FlagTimes(t, "quota.runs", *modelRuns, 2) {
 		seed := *modelSeed + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()

@@ -357,7 +357,7 @@ func (r *crashRun) touched(btree ondisk.BtreeID, p ondisk.Pos) bool {
 // After a power cut at any moment, whatever of the unflushed writes is lost or torn, what was acknowledged is there, and each transaction
 // entirely or not at all, in order.
 func TestCrash(t *testing.T) {
-	for i := range golden.Times(t, *crashSeeds, 1) {
+	for i := range golden.FlagTimes(t, "crash-seeds", *crashSeeds, 1) {
 		seed := *crashSeed + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 99))

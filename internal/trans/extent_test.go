@@ -98,7 +98,7 @@ type extentModel struct {
 // Whatever is written, overwritten, cut and deleted in whatever snapshot, each snapshot sees what was written there, and what its ancestors
 // held when it was taken.
 func TestExtents(t *testing.T) {
-	for seed := range uint64(golden.Times(t, *extentSeeds, 10)) {
+	for seed := range uint64(golden.FlagTimes(t, "extent-seeds", *extentSeeds, 10)) {
 		rnd := rand.New(rand.NewPCG(seed, 7))
 		m := &extentModel{rnd: rnd, files: files{10: new([extentSectors]uint64)}}
 		m.world = newWorld(t, func(c *Config) {
@@ -358,7 +358,7 @@ func (m *extentModel) backwards(tx *Tx, want *[extentSectors]uint64, snap uint32
 // A btree of extents without values is a set of slots: neighbours are one key, and no key is more than what was put there.
 func TestFreespaceSet(t *testing.T) {
 	const slots = 60
-	for seed := range uint64(golden.Times(t, *extentSeeds, 10)) {
+	for seed := range uint64(golden.FlagTimes(t, "extent-seeds", *extentSeeds, 10)) {
 		rnd := rand.New(rand.NewPCG(seed, 11))
 		w := newWorld(t, func(c *Config) { c.NodeBytes = 2048 })
 		var want [slots]bool

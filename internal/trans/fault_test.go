@@ -23,7 +23,7 @@ var faultSeeds = flag.Int("fault-seeds", 8, "how many runs TestFaults makes")
 // After writes or flushes begin to fail at some moment, updates fail with the reason, reading goes on, and what is on the devices is the state
 // after some prefix of the transactions, with all that was acknowledged.
 func TestFaults(t *testing.T) {
-	for seed := range uint64(golden.Times(t, *faultSeeds, 3)) {
+	for seed := range uint64(golden.FlagTimes(t, "fault-seeds", *faultSeeds, 3)) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			noLeaks(t)
 			rnd := rand.New(rand.NewPCG(seed, 3))

@@ -47,7 +47,7 @@ type model struct {
 }
 
 func TestModel(t *testing.T) {
-	for i := range golden.Times(t, *modelSeeds, 4) {
+	for i := range golden.FlagTimes(t, "model-seeds", *modelSeeds, 4) {
 		seed := *modelSeed + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 0))
