@@ -38,7 +38,7 @@ type MoveOptions struct {
 
 // MoveResult tells what became of moves.
 type MoveResult struct {
-	Keys    int    // that have new pointers
+	Keys    int    // that have new pointers; what is encoded anew counts piece by piece
 	Sectors uint64 // that these were written for
 	Raced   int    // keys that had changed
 	Failed  int    // keys whose data could not be read or written
@@ -96,6 +96,9 @@ type mover struct {
 // Move moves data. What cannot be moved is told by the result; the error is one that ends everything: of the context, of the filesystem, or
 // [alloc.ErrNoSpace]. What was moved before it stays so.
 func (w *Writer) Move(ctx context.Context, moves []Move, o *MoveOptions) (MoveResult, error) {
+	if o.Encode != nil {
+		moves = w.cutMoves(moves)
+	}
 	m := &mover{batch: batch{w: w}, o: o, moves: make([]moving, len(moves))}
 	defer m.end(ctx)
 	for i := range moves {
@@ -133,6 +136,21 @@ func (w *Writer) Move(ctx context.Context, moves []Move, o *MoveOptions) (MoveRe
 		}
 	}
 	return m.res, full
+}
+
+// cutMoves divides moves whose data is longer than what may be encoded in one piece.
+func (w *Writer) cutMoves(moves []Move) (all []Move) {
+	most := uint32(w.cfg.EncodedExtentMax / sectorSize)
+	for _, mv := range moves {
+		for mv.Key.Size > most {
+			part := mv
+			part.Key = ondisk.CutBack(&mv.Key, most)
+			all = append(all, part)
+			mv.Key = ondisk.CutFront(&mv.Key, most, w.cfg.ExtentTypes)
+		}
+		all = append(all, mv)
+	}
+	return all
 }
 
 func (m *mover) end(ctx context.Context) {

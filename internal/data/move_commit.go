@@ -28,9 +28,74 @@ func (m *mover) update(tx *trans.Tx, mv *moving) (n int, err error) {
 		if err := tx.ReplaceExtent(mv.Btree, keys[i], pieces...); err != nil {
 			return n, err
 		}
+		if err := m.join(tx, mv, pieces); err != nil {
+			return n, err
+		}
 		n++
 	}
 	return n, nil
+}
+
+// join makes one key of the first of the pieces and what is before it, and of the last and what is behind it, where that is possible: what was divided
+// because it came into several buckets may lie in one piece again.
+func (m *mover) join(tx *trans.Tx, mv *moving, pieces []ondisk.Key) error {
+	if mv.Btree != ondisk.BtreeExtents {
+		return nil // each indirect extent has references of its own
+	}
+	first, last := pieces[0], pieces[len(pieces)-1]
+	left, ok, err := soleAt(tx, first.Start())
+	if err != nil {
+		return err
+	}
+	if ok {
+		both, ok, err := m.joinTwo(tx, &left, &first)
+		if err != nil {
+			return err
+		}
+		if ok && len(pieces) == 1 {
+			last = both
+		}
+	}
+	it := tx.Iter(ondisk.BtreeExtents, last.Pos.Next(), trans.Intent|trans.AllSnapshots|trans.NotExtents)
+	reach := last.Pos.WithSnapshot(math.MaxUint32)
+	reach.Offset += m.reach()
+	right, ok, err := it.PeekMax(reach)
+	if err != nil || !ok || right.Start() != last.Pos {
+		return err
+	}
+	_, _, err = m.joinTwo(tx, &last, &right)
+	return err
+}
+
+// joinTwo makes two keys of one snapshot one, if the format allows and no other snapshot has a key where either ends: it would hide more than it did, or come to
+// light.
+func (m *mover) joinTwo(tx *trans.Tx, l, r *ondisk.Key) (both ondisk.Key, ok bool, err error) {
+	mg := merger{members: m.w.cfg.Members, u64s: m.w.cfg.ExtentTypes, max: uint32(m.w.cfg.EncodedExtentMax / sectorSize)}
+	if both, ok = mg.merge(l, r); !ok {
+		return both, false, nil
+	}
+	for _, k := range [...]*ondisk.Key{l, r} {
+		if _, ok, err := soleAt(tx, k.Pos); err != nil || !ok {
+			return both, false, err
+		}
+	}
+	if err := tx.Update(ondisk.BtreeExtents, ondisk.Key{Pos: l.Pos}, trans.Exact); err != nil {
+		return both, false, err
+	}
+	return both, true, tx.Update(ondisk.BtreeExtents, both, trans.Exact)
+}
+
+// soleAt returns the extent that ends at a position, if that is the only key of all snapshots there.
+func soleAt(tx *trans.Tx, p ondisk.Pos) (k ondisk.Key, ok bool, err error) {
+	it := tx.Iter(ondisk.BtreeExtents, p.WithSnapshot(0), trans.Intent|trans.AllSnapshots|trans.NotExtents)
+	last := p.WithSnapshot(math.MaxUint32)
+	k, ok, err = it.PeekMax(last)
+	if err != nil || !ok || k.Pos != p {
+		return k, false, err
+	}
+	it.Advance()
+	_, more, err := it.PeekMax(last)
+	return k, err == nil && !more, err
 }
 
 // heirs returns the keys of the moved key's snapshot at its slots.
