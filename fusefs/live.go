@@ -33,7 +33,9 @@ func newLive(r *raw, path string) *live {
 	l.writers.init()
 	l.fsys.Hold(r.root, 1)
 	if st, err := l.fsys.Stat(r.ctx, r.root); err == nil {
-		l.folded.note(nodeRoot, st)
+		if st.Casefold {
+			l.folded.changed(nodeRoot, st)
+		}
 	}
 	return l
 }
@@ -142,7 +144,7 @@ func (l *live) found(parent uint64, dir bcachefs.InodeID, s *bcachefs.Stat, out 
 	} else {
 		out.NodeId = l.inodes.ref(s.ID, 1)
 		out.Attr.Ino = out.NodeId
-		l.folded.note(out.NodeId, s)
+		l.folded.found(out.NodeId, s)
 	}
 	out.Generation = uint64(s.Generation)
 	if !l.folded.is(parent) {
@@ -161,7 +163,7 @@ func (l *live) Forget(node, n uint64) {
 	if !ok {
 		return
 	}
-	l.folded.forget(node)
+	l.folded.forget(node, n)
 	l.inodes.forget(node, n)
 	l.fsys.Release(id, n)
 }
@@ -314,7 +316,7 @@ func (l *live) optionsChanged(node uint64, id bcachefs.InodeID, attr string) {
 		return
 	}
 	if s, err := l.fsys.Stat(l.ctx, id); err == nil {
-		l.folded.note(node, s)
+		l.folded.changed(node, s)
 	}
 }
 

@@ -4,6 +4,7 @@ package fusefs
 
 import (
 	"context"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -31,37 +32,73 @@ func (c interruptible) Err() error {
 // folded are the directories known to the kernel in which names are found in any case: what it remembers of one name would be wrong after
 // a change of another that means the same. Safe for concurrent use.
 type folded struct {
-	n     atomic.Int64
-	nodes sync.Map // node id to nil
+	any   atomic.Bool // so that filesystems without such directories pay nothing
+	mu    sync.Mutex
+	nodes map[uint64]uint64 // the kernel's references by node id; keep if they were not counted from the start
 }
 
-// note remembers whether a node is such a directory.
-func (f *folded) note(node uint64, s *bcachefs.Stat) {
-	switch {
-	case s.Casefold:
-		if _, old := f.nodes.LoadOrStore(node, nil); !old {
-			f.n.Add(1)
-		}
-	case f.n.Load() > 0:
-		f.forget(node)
-	}
-}
+const keep = math.MaxUint64
 
-func (f *folded) forget(node uint64) {
-	if f.n.Load() == 0 {
+// found counts a reference to a node.
+func (f *folded) found(node uint64, s *bcachefs.Stat) {
+	if !s.Casefold && !f.any.Load() {
 		return
 	}
-	if _, was := f.nodes.LoadAndDelete(node); was {
-		f.n.Add(-1)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, is := f.nodes[node]
+	switch {
+	case !s.Casefold && n == keep: // it was changed; a count that began late would say nothing
+		delete(f.nodes, node)
+	case n != keep && (s.Casefold || is):
+		f.set(node, n+1)
+	}
+}
+
+// set notes a node. The caller holds mu.
+func (f *folded) set(node, n uint64) {
+	if f.nodes == nil {
+		f.nodes = map[uint64]uint64{}
+	}
+	f.nodes[node] = n
+	f.any.Store(true)
+}
+
+// changed notes whether a node that the kernel knows is such a directory now.
+func (f *folded) changed(node uint64, s *bcachefs.Stat) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.Casefold {
+		f.set(node, keep)
+	} else {
+		delete(f.nodes, node)
+	}
+}
+
+// forget drops n references to a node.
+func (f *folded) forget(node, n uint64) {
+	if !f.any.Load() {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch has, is := f.nodes[node]; {
+	case !is || has == keep:
+	case has <= n:
+		delete(f.nodes, node)
+	default:
+		f.nodes[node] = has - n
 	}
 }
 
 // is reports whether a node is such a directory.
 func (f *folded) is(node uint64) bool {
-	if f.n.Load() == 0 {
+	if !f.any.Load() {
 		return false
 	}
-	_, is := f.nodes.Load(node)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, is := f.nodes[node]
 	return is
 }
 

@@ -1,0 +1,64 @@
+//go:build linux
+
+package fusefs
+
+import (
+	"testing"
+
+	"github.com/go-bcachefs/bcachefs"
+)
+
+// A directory counts as one in which names are found in any case as long as the kernel refers to it, in whatever order references come and go.
+func TestFolded(t *testing.T) {
+	yes, no := &bcachefs.Stat{Casefold: true}, &bcachefs.Stat{}
+	var f folded
+	f.found(1, no)
+	f.forget(1, 1)
+	if f.any.Load() || f.is(1) {
+		t.Error("one was noted that is none")
+	}
+	f.found(2, yes)
+	f.found(2, yes) // looked up again before the kernel's forgetting of the first is told
+	f.forget(2, 1)
+	if !f.is(2) {
+		t.Error("forgotten with a reference left")
+	}
+	f.forget(2, 1)
+	if f.is(2) {
+		t.Error("not forgotten")
+	}
+	f.found(3, no)
+	f.changed(3, yes) // with a reference that was not counted
+	f.forget(3, 1)
+	if !f.is(3) {
+		t.Error("one that was changed is forgotten by a count that is wrong")
+	}
+	f.changed(3, no)
+	if f.is(3) {
+		t.Error("changed back, and still noted")
+	}
+	f.changed(3, yes)
+	f.found(3, no)
+	if f.is(3) || len(f.nodes) != 0 {
+		t.Errorf("%d left", len(f.nodes))
+	}
+}
+
+// Writers are counted: whoever is open twice is open until closed twice.
+func TestWriters(t *testing.T) {
+	var w writers
+	w.init()
+	a, b := bcachefs.InodeID{Subvol: 1, Inum: 5000}, bcachefs.InodeID{Subvol: 2, Inum: 5000}
+	w.add(a)
+	w.add(a)
+	w.add(b)
+	w.remove(a)
+	if !w.has(a) || !w.has(b) || len(w.all()) != 2 {
+		t.Errorf("%v", w.all())
+	}
+	w.remove(a)
+	w.remove(b)
+	if w.has(a) || len(w.all()) != 0 {
+		t.Errorf("%v", w.all())
+	}
+}
