@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -100,6 +101,7 @@ func Mount(fsys *bcachefs.FS, mountpoint string, o Options) (*Server, error) {
 		DirectMount:              syscall.Geteuid() == 0,
 		DirectMountFlags:         directFlags(o.Extra, writable),
 		ExplicitDataCacheControl: true,
+		DisableSplice:            true, // what is read lies in memory: a pipe is a detour, and has no room for the largest reads
 	}
 	if writable {
 		mo.ExtraCapabilities = capabilities
@@ -121,8 +123,15 @@ func Mount(fsys *bcachefs.FS, mountpoint string, o Options) (*Server, error) {
 		if s.live != nil {
 			s.live.dev.Store(st.Dev)
 		}
+		setReadAhead(st.Dev)
 	}
 	return s, nil
+}
+
+// setReadAhead has the kernel read ahead as much as it asks for at once; by itself it takes an eighth. That is for root to say.
+func setReadAhead(dev uint64) {
+	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(dev), unix.Minor(dev))
+	_ = os.WriteFile(path, []byte(strconv.Itoa(maxIO>>10)), 0)
 }
 
 // Wait returns when the filesystem was unmounted, by [Server.Unmount] or by somebody else, and nothing is in flight.

@@ -558,37 +558,6 @@ func TestLiveReaddir(t *testing.T) {
 	}
 }
 
-// In a directory in which names are found in any case the kernel must not remember what is not there.
-func TestLiveCasefold(t *testing.T) {
-	needFUSE(t)
-	m := mountImage(t, newImage(t, 64, nil), mountAll)
-	if err := os.Mkdir(m.path("d"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Setxattr(m.path("d"), "bcachefs.casefold", []byte("1"), 0); err != nil {
-		t.Skipf("casefold cannot be set on this version: %v", err)
-	}
-	if err := os.Mkdir(m.path("d/Sub"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range []string{"d", "d/sub"} {
-		if _, err := os.Stat(m.path(dir + "/NAME")); !errors.Is(err, fs.ErrNotExist) {
-			t.Fatal(err)
-		}
-		m.write(dir+"/name", []byte("x"))
-		m.wants(dir+"/NAME", []byte("x"))
-		if err := os.Remove(m.path(dir + "/Name")); err != nil {
-			t.Error(err)
-		}
-		if _, err := os.Stat(m.path(dir + "/NAME")); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("removed under another spelling: %v", err)
-		}
-	}
-	if v, err := unix.IoctlGetInt(mustOpen(t, m.path("d")), unix.FS_IOC_GETFLAGS); err != nil || v&0x40000000 == 0 {
-		t.Errorf("flags %#x, %v", v, err)
-	}
-}
-
 func mustOpen(t testing.TB, path string) int {
 	t.Helper()
 	f, err := os.Open(path)
