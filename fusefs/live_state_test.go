@@ -3,7 +3,10 @@
 package fusefs
 
 import (
+	"context"
 	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/go-bcachefs/bcachefs"
 )
@@ -41,6 +44,29 @@ func TestFolded(t *testing.T) {
 	f.found(3, no)
 	if f.is(3) || len(f.nodes) != 0 {
 		t.Errorf("%d left", len(f.nodes))
+	}
+}
+
+// A long operation ends when its caller got a signal, and with the mount.
+func TestInterruptible(t *testing.T) {
+	ctx, end := context.WithCancel(t.Context())
+	signal := make(chan struct{})
+	c := interruptible{ctx, signal}
+	if c.Err() != nil {
+		t.Error("ended before anything happened")
+	}
+	close(signal)
+	select {
+	case <-c.Done():
+	default:
+		t.Error("a signal does not end it")
+	}
+	if toStatus(c.Err()) != fuse.EINTR {
+		t.Error(c.Err())
+	}
+	end()
+	if c := (interruptible{ctx, make(chan struct{})}); c.Err() == nil {
+		t.Error("the end of the mount does not end it")
 	}
 }
 
