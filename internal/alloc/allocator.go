@@ -66,6 +66,9 @@ type Config struct {
 	// Logf takes messages for people; nil: there are none.
 	Logf func(format string, args ...any)
 
+	// MakeRoom, if it is not nil, is called in the place of workers, which must not be started then, by those who wait for buckets.
+	MakeRoom func(ctx context.Context)
+
 	// Hook is called at named points; nil but in tests.
 	Hook Hook
 }
@@ -166,6 +169,21 @@ func (a *Allocator) Stop() {
 		w.stop()
 	}
 	a.freed.signal(false)
+}
+
+// Round does what the workers would do if they were started, each once; unless it is urgent, without what [Allocator.AddReclaimer] added. It returns how many
+// buckets became free, or are on their way to that.
+func (a *Allocator) Round(ctx context.Context, urgent bool) (n int, err error) {
+	for i, w := range a.workers() {
+		if i > 0 && !urgent {
+			break
+		}
+		did, roundErr := w.round(context.WithValue(ctx, rankKey{}, w.rank), true)
+		if n += did; roundErr != nil && err == nil {
+			err = roundErr
+		}
+	}
+	return n, err
 }
 
 func (a *Allocator) workers() []*worker {

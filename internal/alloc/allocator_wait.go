@@ -3,6 +3,7 @@ package alloc
 import (
 	"context"
 	"errors"
+	"math"
 	"runtime"
 )
 
@@ -59,6 +60,12 @@ func (a *Allocator) makeRoom(ctx context.Context, req *Request, seq, gen uint64)
 	}
 	if seq > a.cfg.Engine.Durable() {
 		return true, a.flushWaiting(ctx, seq)
+	}
+	if a.cfg.MakeRoom != nil {
+		if rankOf(ctx) == math.MaxInt { // not on behalf of what it does itself
+			a.cfg.MakeRoom(ctx)
+		}
+		return a.freed.generation() != gen, nil
 	}
 	a.hook(ctx, PointWait, 0, 0)
 	defer a.freed.announce()() // before rounds begin that are asked for here

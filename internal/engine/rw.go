@@ -28,6 +28,9 @@ type WriteOptions struct {
 	Rand func() uint64
 	// Now is the time; nil: the system's.
 	Now func() time.Time
+	// Ordered has nothing done in the background, so that the same changes, made one after another with the same calls of [RW.Settle] in between, make the
+	// same bytes. Rand and Now must give the same values then.
+	Ordered bool
 	// AllocOptions change the allocator, for tests.
 	AllocOptions []alloc.Option
 	// Hook is called at named points of the allocator, for tests.
@@ -61,6 +64,8 @@ type RW struct {
 	trusted  atomic.Bool
 
 	keyVersion atomic.Uint64 // the last one given out
+	settling   atomic.Bool
+	reclaiming atomic.Bool
 	background
 
 	ctx    context.Context // of workers
@@ -118,6 +123,9 @@ func (rw *RW) start(ctx context.Context) error {
 	if rw.Super, err = super.NewSet(rw.SB, rw.disks(), rw.ownSuperblocks()); err != nil {
 		return err
 	}
+	if rw.wopts.Now != nil {
+		rw.Super.SetClock(rw.wopts.Now)
+	}
 	var plan journalPlan
 	if initialise {
 		if plan.first, err = rw.makeJournals(ctx); err != nil {
@@ -141,11 +149,15 @@ func (rw *RW) start(ctx context.Context) error {
 		return fmt.Errorf("journal replay: %w", err)
 	}
 	rw.Journal.ReplayDone()
-	rw.Alloc.Start(rw.ctx)
-	rw.Nodes.Start(rw.ctx)
+	if err := rw.startWorkers(ctx); err != nil {
+		return err
+	}
 	rw.startBackground()
 	if initialise {
-		return rw.initialise(ctx)
+		if err := rw.initialise(ctx); err != nil {
+			return err
+		}
+		return rw.Settle(ctx, true)
 	}
 	if err := rw.initFreespace(ctx); err != nil {
 		return err
@@ -278,7 +290,7 @@ func (rw *RW) makeStore(sb *ondisk.Superblock, plan *journalPlan) error {
 		Roots: roots, Overlay: overlay, ReplaySeqs: plan.replay,
 		ReadNode: rw.readNode, WriteNode: rw.writeNode, Alloc: nodeAllocator{rw}, Replicas: replicasTable{rw},
 		Trigger: rw.trigger, SameTrigger: alloc.SameTrigger, Atomic: rw.atomic, Counters: rw.count,
-		IsAncestor: rw.isAncestor, Rand: rw.wopts.Rand, OnError: rw.fail,
+		IsAncestor: rw.isAncestor, Rand: rw.wopts.Rand, OnError: rw.fail, Ordered: rw.wopts.Ordered,
 		Logf: rw.message,
 	})
 	return nil
@@ -434,7 +446,7 @@ func (rw *RW) makeAllocator(sb *ondisk.Superblock) (err error) {
 		BackpointerShift: sb.BackpointerShift(),
 		NodeReplicas:     int(option(sb, "metadata_replicas")), NodeReplicasRequired: 1, NodeTarget: uint16(option(sb, "metadata_target")),
 		SaveBitmap: rw.saveBitmap, ForceEarly: rw.wopts.NoFreespace, OnInconsistent: rw.inconsistent, Logf: rw.message, Hook: rw.wopts.Hook,
-		Busy: rw.nocow.Busy,
+		Busy: rw.nocow.Busy, MakeRoom: rw.makeRoom(),
 	}, rw.wopts.AllocOptions...)
 	if err != nil {
 		return err
@@ -542,6 +554,8 @@ func (rw *RW) makeJournal(sb *ondisk.Superblock, plan *journalPlan) error {
 				rw.fail(err)
 			}
 		},
+		Ordered:      rw.wopts.Ordered,
+		Starved:      rw.starved,
 		FlushDelay:   time.Duration(option(sb, "journal_flush_delay")) * time.Millisecond,
 		ReclaimDelay: time.Duration(option(sb, "journal_reclaim_delay")) * time.Millisecond,
 	}
@@ -652,6 +666,9 @@ func (rw *RW) shutdown(ctx context.Context) error {
 		return fmt.Errorf("not shut down properly, as nothing could be written any more: %w", err)
 	}
 	rw.stopBackground()
+	if err := rw.Settle(ctx, true); err != nil {
+		return err
+	}
 	rw.Alloc.Stop()
 	rw.Nodes.Close(ctx)
 	// Nodes that are merged or split in the background open buckets. What is allocated is closed when there are none; what was still being

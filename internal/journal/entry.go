@@ -35,6 +35,8 @@ func (w *Writer) canOpen(n int) error {
 	switch {
 	case w.err != nil:
 		return w.err
+	case w.cfg.Ordered && w.cur.Load() != w.seqOndisk.Load(): // how much space there is depends on what is being written
+		return ErrWouldBlock
 	case w.cur.Load()-w.seqOndisk.Load() >= maxInFlight, w.pins.free() == 0,
 		w.space[spaceDiscarded].next < int64(w.reservedBytes()+8*n):
 		return ErrWouldBlock

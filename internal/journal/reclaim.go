@@ -28,6 +28,12 @@ func (w *Writer) reclaimLoop() {
 	}
 }
 
+// Reclaim flushes pins as far as the journal wants space, for one that is [WriterConfig].Ordered.
+func (w *Writer) Reclaim(ctx context.Context) {
+	last := time.Now()
+	w.reclaimRound(ctx, &last)
+}
+
 // reclaimRound reports whether pins are left. last is when a pin was flushed last.
 func (w *Writer) reclaimRound(ctx context.Context, last *time.Time) (left bool) {
 	if w.lockFlushing(ctx) != nil {

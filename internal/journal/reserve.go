@@ -169,16 +169,25 @@ func (w *Writer) Reserve(ctx context.Context, n int, wm Watermark, res *Reservat
 func (w *Writer) WaitSpace(ctx context.Context, wm Watermark) error {
 	var stuck stuckTimer
 	defer stuck.stop()
+	hungry := w.cfg.Ordered && w.cfg.Starved != nil
+	fed := ^uint64(0) // progress when that was tried last
 	for {
 		w.mu.Lock()
 		err := w.err
 		ready := Watermark(w.watermark.Load()) <= wm && (w.openBuf() != nil || w.canOpen(w.wantU64s) == nil)
-		hopeless := wm >= WatermarkReclaim && !ready && w.seqOndisk.Load() == w.cur.Load()
+		written := w.seqOndisk.Load() == w.cur.Load()
+		idle := written || w.openBuf() != nil && w.seqOndisk.Load()+1 == w.cur.Load()
+		hopeless := wm >= WatermarkReclaim && !ready && written || w.cfg.Ordered && !ready && idle
 		progress := w.progress.Load()
 		changed := w.changed
 		w.mu.Unlock()
 		if err != nil || ready {
 			return err
+		}
+		if hungry && idle && progress != fed {
+			fed = progress
+			w.cfg.Starved(ctx)
+			continue
 		}
 		w.kickReclaim()
 		select {

@@ -81,8 +81,15 @@ type WriterConfig struct {
 	FlushDelay   time.Duration // after which an entry is flushed although nobody asks; 0: 1 s
 	ReclaimDelay time.Duration // after which a pin is flushed although nobody needs its space; 0: 100 ms
 	StuckAfter   time.Duration // without progress; 0: 30 s
-	MaxAhead     int           // no-flush entries in a row; 0: as many as are safe if btree nodes are written ahead of the journal
-	MaxPinned    int           // entries that may be pinned, a power of two; 0: 32768
+
+	// Ordered has entries begin and end, and pins flushed, at moments that depend on what is reserved and asked for only: nothing is done because of
+	// time that has gone by, and [Writer.Reclaim] flushes pins when it is called. Starved is then told that somebody waits for space, with nothing
+	// being written, and may make some.
+	Ordered bool
+	Starved func(ctx context.Context)
+
+	MaxAhead  int // no-flush entries in a row; 0: as many as are safe if btree nodes are written ahead of the journal
+	MaxPinned int // entries that may be pinned, a power of two; 0: 32768
 }
 
 // Writer is a journal open for writing.
@@ -194,9 +201,12 @@ func Start(cfg WriterConfig) (*Writer, error) {
 	w.mu.Lock()
 	w.updateSpace()
 	w.mu.Unlock()
-	w.wg.Add(2)
+	w.wg.Add(1)
 	go w.writeLoop()
-	go w.reclaimLoop()
+	if !cfg.Ordered {
+		w.wg.Add(1)
+		go w.reclaimLoop()
+	}
 	return w, nil
 }
 
@@ -223,6 +233,10 @@ func (c *WriterConfig) complete() error {
 		return bad("%w %d", checksum.ErrType, c.Csum)
 	case c.MaxPinned&(c.MaxPinned-1) != 0:
 		return bad("%d pins are no power of two", c.MaxPinned)
+	}
+	if c.Ordered {
+		const never = 100 * 365 * 24 * time.Hour
+		c.FlushDelay, c.ReclaimDelay = never, never
 	}
 	setDefault(&c.FlushDelay, time.Second)
 	setDefault(&c.ReclaimDelay, 100*time.Millisecond)

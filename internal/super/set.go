@@ -100,6 +100,9 @@ func NewSet(fs *ondisk.Superblock, devs []blockdev.Device, own []*ondisk.Superbl
 	return s, nil
 }
 
+// SetClock makes superblocks that are written tell the time of a clock; without, it is the system's.
+func (s *Set) SetClock(now func() time.Time) { s.now = now }
+
 // Superblock returns what the devices have in common, as it was last written. It is the caller's.
 func (s *Set) Superblock() *ondisk.Superblock {
 	s.mu.Lock()

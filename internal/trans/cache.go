@@ -37,7 +37,7 @@ func (c *nodeCache) init(s *Store, budget int64) {
 // throttle lets a transaction that begins wait for evictions if there are far too many nodes. It does not wait long: what it would wait
 // for may need a node that its caller has locked in another transaction.
 func (c *nodeCache) throttle(ctx context.Context) {
-	if c.bytes.Load() <= c.tooMany.Load() {
+	if c.bytes.Load() <= c.tooMany.Load() || c.s.cfg.Ordered {
 		return
 	}
 	c.mu.Lock()
@@ -138,22 +138,27 @@ func (c *nodeCache) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for tries := 0; c.bytes.Load() > c.budget && ctx.Err() == nil; tries++ {
-			b := c.next()
-			if b == nil || tries > 4*c.len() {
-				break
-			}
-			if c.evict(ctx, b) != nil {
-				break // what is dirty has to stay
-			}
-		}
-		// It is of no use to wait for what cannot go.
-		c.tooMany.Store(max(c.budget, c.bytes.Load()) + c.budget/4)
-		c.mu.Lock()
-		close(c.round)
-		c.round = make(chan struct{})
-		c.mu.Unlock()
+		c.shrink(ctx)
 	}
+}
+
+// shrink evicts nodes until there are not too many, as far as they can be.
+func (c *nodeCache) shrink(ctx context.Context) {
+	for tries := 0; c.bytes.Load() > c.budget && ctx.Err() == nil; tries++ {
+		b := c.next()
+		if b == nil || tries > 4*c.len() {
+			break
+		}
+		if c.evict(ctx, b) != nil {
+			break // what is dirty has to stay
+		}
+	}
+	// It is of no use to wait for what cannot go.
+	c.tooMany.Store(max(c.budget, c.bytes.Load()) + c.budget/4)
+	c.mu.Lock()
+	close(c.round)
+	c.round = make(chan struct{})
+	c.mu.Unlock()
 }
 
 func (c *nodeCache) len() int {

@@ -78,7 +78,7 @@ func (s *Store) RewriteNode(ctx context.Context, w journal.Watermark, btree ondi
 func (s *Store) startGrowth(ctx context.Context, g *growth, t *tree, w journal.Watermark) error {
 	g.reshape = reshape{s: s, tree: t, watermark: raise(w)}
 	defer g.release()
-	s.interior.throttle(w)
+	s.interior.throttle(s, w)
 	if w < journal.WatermarkReclaim {
 		// What reclaim needs of a journal that is low is not for those who fill it.
 		if err := s.journal.WaitSpace(ctx, w); err != nil {

@@ -67,7 +67,9 @@ type interiorQueue struct {
 	queue []*interiorUpdate
 	wake  chan struct{} // of capacity 1
 	space *sync.Cond    // somebody waits for the queue to get shorter, or empty
-	wg    sync.WaitGroup
+
+	stepping bool // of an ordered store: one is being completed
+	wg       sync.WaitGroup
 }
 
 // maxInterior is how many updates may wait before those who cause more have to wait too.
@@ -87,10 +89,15 @@ func raise(w journal.Watermark) journal.Watermark {
 // enqueue starts the writes of an update and queues what comes after them. The caller holds the exclusive lock of the ancestor, so that the
 // order of the queue is the one of the changes.
 func (q *interiorQueue) enqueue(s *Store, u *interiorUpdate) {
-	q.wg.Go(func() {
+	write := func() {
 		u.err = s.writeNew(u)
 		close(u.written)
-	})
+	}
+	if s.cfg.Ordered {
+		write()
+	} else {
+		q.wg.Go(write)
+	}
 	q.mu.Lock()
 	q.queue = append(q.queue, u)
 	q.mu.Unlock()
@@ -101,8 +108,12 @@ func (q *interiorQueue) enqueue(s *Store, u *interiorUpdate) {
 }
 
 // throttle waits while too many updates are in progress, unless they themselves may depend on the caller.
-func (q *interiorQueue) throttle(w journal.Watermark) {
+func (q *interiorQueue) throttle(s *Store, w journal.Watermark) {
 	if w >= journal.WatermarkBtree {
+		return
+	}
+	if s.cfg.Ordered {
+		q.orderedThrottle(s)
 		return
 	}
 	q.mu.Lock()
@@ -124,6 +135,9 @@ func (q *interiorQueue) drain() {
 // WaitInterior waits until the changes of btrees that have begun are durable: nodes that were replaced have given up their space.
 func (s *Store) WaitInterior(ctx context.Context) error {
 	q := &s.interior
+	for s.cfg.Ordered && q.step(ctx, s) {
+		continue
+	}
 	q.mu.Lock()
 	n := len(q.queue)
 	if n == 0 {
@@ -165,25 +179,32 @@ func (s *Store) completeInterior(ctx context.Context) {
 		}
 		for {
 			q.mu.Lock()
-			if len(q.queue) == 0 {
-				q.mu.Unlock()
+			some := len(q.queue) > 0
+			q.mu.Unlock()
+			if !some {
 				break
 			}
-			u := q.queue[0]
-			q.mu.Unlock()
-			if err := s.finish(ctx, u); err != nil {
-				s.fail(fmt.Errorf("btree %v: new nodes cannot be made reachable: %w", u.tree.id, err))
-			}
-			q.mu.Lock()
-			if u.done != nil {
-				close(u.done)
-			}
-			q.queue[0] = nil
-			q.queue = q.queue[1:]
-			q.space.Broadcast()
-			q.mu.Unlock()
+			q.completeOne(ctx, s)
 		}
 	}
+}
+
+// completeOne makes the oldest update durable.
+func (q *interiorQueue) completeOne(ctx context.Context, s *Store) {
+	q.mu.Lock()
+	u := q.queue[0]
+	q.mu.Unlock()
+	if err := s.finish(ctx, u); err != nil {
+		s.fail(fmt.Errorf("btree %v: new nodes cannot be made reachable: %w", u.tree.id, err))
+	}
+	q.mu.Lock()
+	if u.done != nil {
+		close(u.done)
+	}
+	q.queue[0] = nil
+	q.queue = q.queue[1:]
+	q.space.Broadcast()
+	q.mu.Unlock()
 }
 
 // writeNew writes the new nodes of an update.

@@ -282,21 +282,26 @@ func (c *keyCache) shrink(want int64) {
 	for i := range c.shards {
 		sh := &c.shards[i]
 		sh.mu.Lock()
-		for at, s := range sh.slots {
+		for _, s := range sh.slots {
 			if c.filled.Load() <= want {
 				break
 			}
-			// Nobody holds or wants the lock of a slot without references.
-			if s.refs > 0 || s.dirty.Load() || s.used.Swap(false) {
-				continue
-			}
-			if s.key.Swap(nil) != nil {
-				c.filled.Add(-1)
-			}
-			delete(sh.slots, at)
+			c.dropClean(sh, s)
 		}
 		sh.mu.Unlock()
 	}
+}
+
+// dropClean drops a slot if it is clean and was not used lately. The caller holds the shard's lock.
+func (c *keyCache) dropClean(sh *keyShard, s *slot) {
+	// Nobody holds or wants the lock of a slot without references.
+	if s.refs > 0 || s.dirty.Load() || s.used.Swap(false) {
+		return
+	}
+	if s.key.Swap(nil) != nil {
+		c.filled.Add(-1)
+	}
+	delete(sh.slots, s.at)
 }
 
 // run empties slots when there are too many, until the context ends.
@@ -307,12 +312,21 @@ func (c *keyCache) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for range 2 { // slots that were used get a second chance
+		c.shrinkSome()
+	}
+}
+
+// shrinkSome empties slots when there are too many.
+func (c *keyCache) shrinkSome() {
+	for range 2 { // slots that were used get a second chance
+		if c.s.cfg.Ordered {
+			c.shrinkOrdered(c.limit * 7 / 8)
+		} else {
 			c.shrink(c.limit * 7 / 8)
 		}
-		// Those that are left are in use, or dirty: they have to be flushed first.
-		c.shrinkAt.Store(max(c.limit, c.filled.Load()+c.limit/16))
 	}
+	// Those that are left are in use, or dirty: they have to be flushed first.
+	c.shrinkAt.Store(max(c.limit, c.filled.Load()+c.limit/16))
 }
 
 // gained counts a slot that was filled.
@@ -358,6 +372,7 @@ func (c *keyCache) flushAll(ctx context.Context) (bool, error) {
 		}
 		sh.mu.Unlock()
 	}
+	inOrder(dirty)
 	var err error
 	for _, s := range dirty {
 		if err == nil {

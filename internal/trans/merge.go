@@ -71,13 +71,18 @@ func (q *mergeQueue) run(ctx context.Context, s *Store) {
 			p := q.nodes[0]
 			q.nodes = q.nodes[1:]
 			q.mu.Unlock()
-			if s.writable() != nil {
-				continue
-			}
-			if err := s.merge(ctx, p); err != nil && ctx.Err() == nil && s.writable() == nil {
-				s.cfg.logf("btree %v level %d: the node at %v was not merged: %v", p.tree.id, p.level, p.at, err)
-			}
+			q.mergeOne(ctx, s, p)
 		}
+	}
+}
+
+// mergeOne merges a node, if it can be.
+func (q *mergeQueue) mergeOne(ctx context.Context, s *Store, p place) {
+	if s.writable() != nil {
+		return
+	}
+	if err := s.merge(ctx, p); err != nil && ctx.Err() == nil && s.writable() == nil {
+		s.cfg.logf("btree %v level %d: the node at %v was not merged: %v", p.tree.id, p.level, p.at, err)
 	}
 }
 
@@ -99,7 +104,7 @@ func (q *mergeQueue) drain() {
 
 // merge puts a node and a neighbour together, if they are small enough, or makes the single child of a root the root.
 func (s *Store) merge(ctx context.Context, p place) error {
-	s.interior.throttle(journal.WatermarkNormal)
+	s.interior.throttle(s, journal.WatermarkNormal)
 	m := merging{reshape: reshape{s: s, tree: p.tree, watermark: journal.WatermarkBtree}, level: p.level, at: p.at}
 	defer m.release()
 	return s.run(ctx, m.watermark, false, m.try)

@@ -58,7 +58,7 @@ func (s *Store) writeSoon(b *bnode) {
 	}
 	b.queued = true
 	q.nodes = append(q.nodes, b)
-	if q.workers < maxNodeWrites {
+	if q.workers < maxNodeWrites && !s.cfg.Ordered {
 		q.workers++
 		s.wg.Go(func() { q.work(s) })
 	}
@@ -67,20 +67,28 @@ func (s *Store) writeSoon(b *bnode) {
 // work writes nodes until there are none.
 func (q *writeQueue) work(s *Store) {
 	for {
-		q.mu.Lock()
-		if len(q.nodes) == 0 {
-			q.workers--
-			q.nodes = nil
-			q.mu.Unlock()
+		b := q.next()
+		if b == nil {
 			return
 		}
-		b := q.nodes[0]
-		q.nodes[0] = nil
-		q.nodes = q.nodes[1:]
-		b.queued = false
-		q.mu.Unlock()
 		_, _ = s.writeNode(b) // an error was told to all
 	}
+}
+
+// next takes a node out of the queue. If there is none it returns nil, and a worker less works.
+func (q *writeQueue) next() *bnode {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.nodes) == 0 {
+		q.workers = max(q.workers-1, 0)
+		q.nodes = nil
+		return nil
+	}
+	b := q.nodes[0]
+	q.nodes[0] = nil
+	q.nodes = q.nodes[1:]
+	b.queued = false
+	return b
 }
 
 // close has no more goroutines started. What is in the queue is written yet, if that is possible.

@@ -126,6 +126,9 @@ type Config struct {
 	OnError func(error)
 	Logf    func(format string, args ...any)
 
+	// Ordered keeps the store from having goroutines, so that the same transactions make the same bytes: see [Store.Settle].
+	Ordered bool
+
 	// NoKeyCache are bits of btrees whose keys are not cached; for tests.
 	NoKeyCache uint64
 
@@ -256,7 +259,7 @@ func (s *Store) hasSnapshots(btree ondisk.BtreeID) bool { return btree.Has(ondis
 // Start begins the work of a store on a journal.
 func (s *Store) Start(j *journal.Writer) {
 	s.journal = j
-	if s.cfg.NoWorkers {
+	if s.cfg.NoWorkers || s.cfg.Ordered {
 		return
 	}
 	s.wg.Go(func() { s.completeInterior(s.ctx) })
@@ -340,8 +343,7 @@ func (s *Store) writable() error {
 // running but those of the allocator on behalf of this.
 func (s *Store) Quiesce(ctx context.Context) error {
 	for {
-		s.merges.drain()
-		s.interior.drain()
+		s.settled(ctx)
 		if err := s.failed(); err != nil {
 			return err
 		}
@@ -367,6 +369,9 @@ func (s *Store) Quiesce(ctx context.Context) error {
 
 // Close ends the store's goroutines. What was not written stays in the journal, which must have been stopped or aborted before.
 func (s *Store) Close() {
+	if s.cfg.Ordered {
+		s.interior.drop()
+	}
 	s.interior.drain()
 	s.writes.close()
 	s.stop()
