@@ -279,6 +279,11 @@ func follow(a, b *part) bool {
 // store encrypts, checksums and writes all parts.
 func (b *batch) store(ctx context.Context) error {
 	runs := b.runs()
+	if b.csum.IsEncryption() { // in order, so that the same data gets the same ones
+		for i := range b.parts {
+			b.parts[i].version = b.w.cfg.NewKeyVersion()
+		}
+	}
 	b.each(len(runs), func(i int) {
 		if ctx.Err() == nil {
 			b.storeRun(ctx, &runs[i])
@@ -339,7 +344,6 @@ func (b *batch) seal(p *part) (err error) {
 		return nil
 	}
 	if b.csum.IsEncryption() {
-		p.version = b.w.cfg.NewKeyVersion()
 		b.w.cfg.Key.XOR(nonce(p.version, &p.crc), p.stored)
 	}
 	p.crc.Sum, err = checksum.Compute(b.csum, b.w.cfg.Key, nonce(p.version, &p.crc), p.stored)
