@@ -33,6 +33,8 @@ type LoadOptions struct {
 	Loaded func(f *TreeFile, changed bool)
 	// Progress is told of data that was written; may be nil.
 	Progress func(bytes int64)
+
+	settle func(ctx context.Context, bytes int) error // called between changes, may be nil
 }
 
 // Load puts the files of a tree into the filesystem, in place of files of the same names; directories that are there stay, with what is in them. A file
@@ -51,6 +53,9 @@ func (v *View) Load(ctx context.Context, tree FileTree, opts LoadOptions) error 
 		}
 		if err == nil {
 			err = l.file(ctx, f)
+		}
+		if err == nil {
+			err = l.settle(ctx, 0)
 		}
 		if err != nil {
 			if err = l.problem(f.Path, err); err != nil {
@@ -95,6 +100,14 @@ func (l *loader) fatal(err error) bool {
 		return true
 	}
 	return errors.Is(err, ErrTar) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || l.fs.Writable() != nil
+}
+
+// settle is called between changes, with the number of bytes that were written.
+func (l *loader) settle(ctx context.Context, bytes int) error {
+	if l.opts.settle == nil {
+		return nil
+	}
+	return l.opts.settle(ctx, bytes)
 }
 
 func (l *loader) loaded(f *TreeFile, changed bool) {
@@ -251,6 +264,9 @@ func (l *loader) finish(ctx context.Context) error {
 			err = l.setMeta(ctx, d.id, d.tree, 0)
 		} else {
 			changed, err = l.adjust(ctx, d.id, d.tree)
+		}
+		if err == nil {
+			err = l.settle(ctx, 0)
 		}
 		if err != nil {
 			if err = l.problem(d.tree.Path, err); err != nil {

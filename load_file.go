@@ -122,7 +122,7 @@ func (l *loader) write(ctx context.Context, id InodeID, p []byte, off int64) err
 	if l.opts.Progress != nil {
 		l.opts.Progress(int64(len(p)))
 	}
-	return nil
+	return l.settle(ctx, len(p))
 }
 
 // disinherit removes ACLs that a new file or directory has from the directory that it is in.

@@ -46,6 +46,9 @@ type OpenOptions struct {
 	// system's time, and random. Both are called from several goroutines.
 	Now  func() time.Time
 	Rand func() uint64
+	// Ordered has nothing done in the background: with Now and Rand that give the same each time, the same changes, made one after another, make the same bytes.
+	// Whoever makes them calls [FS.Settle] in between.
+	Ordered bool
 
 	// SuperblockSector is where to read the superblock of each device, in sectors of 512 bytes; 0 means the usual places.
 	SuperblockSector uint64

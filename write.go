@@ -17,7 +17,7 @@ import (
 // goReadWrite makes an opened filesystem writable.
 func goReadWrite(ctx context.Context, e *engine.FS, opts *OpenOptions) (*FS, error) {
 	f := &FS{engine: e, clock: newClock(e.SB), owner: owner{opts.UID, opts.GID}}
-	rw, err := e.GoReadWrite(ctx, engine.WriteOptions{NoFreespace: opts.ForceEarlyAllocator, Rand: opts.Rand, Now: opts.Now})
+	rw, err := e.GoReadWrite(ctx, engine.WriteOptions{NoFreespace: opts.ForceEarlyAllocator, Rand: opts.Rand, Now: opts.Now, Ordered: opts.Ordered})
 	if err != nil {
 		_ = e.Close() // it may have been closed by then
 		return nil, err
@@ -462,6 +462,15 @@ func (f *FS) SetSubvolumeReadOnly(ctx context.Context, subvol uint32, readOnly b
 		return ErrNotWritable
 	}
 	return f.live.SetReadOnly(ctx, subvol, readOnly)
+}
+
+// Settle does what is done in the background otherwise, for a filesystem that was opened with [OpenOptions].Ordered; with all, space is made free, too. Without calls
+// of it the filesystem has no more space than what it had free at first, and takes ever more memory.
+func (f *FS) Settle(ctx context.Context, all bool) error {
+	if f.live == nil {
+		return nil
+	}
+	return f.live.RW().Settle(ctx, all)
 }
 
 // WaitDeleted returns when what was removed and is not held any more has given its space back.
