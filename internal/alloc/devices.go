@@ -250,6 +250,17 @@ func (a *Allocator) InTarget(target uint16, dev uint8) (in, usable bool) {
 	return ok && set.Has(dev), ok && sp.rw[ondisk.DataUser].And(set).Len() > 0
 }
 
+// Writable reports whether a device may get new data of any type.
+func (a *Allocator) Writable(dev uint8) bool {
+	sp := a.spaces.Load()
+	for t := range sp.rw {
+		if sp.rw[t].Has(dev) {
+			return true
+		}
+	}
+	return false
+}
+
 // target returns the devices of a target; ok is false if it means all, also because what it names does not exist any more.
 func (s *spaces) target(t uint16) (set DevSet, ok bool) {
 	switch {

@@ -118,7 +118,7 @@ func (g *CopyGC) wait(d *alloc.DevSpace) (sectors, lost int64) {
 func (g *CopyGC) needy(urgent bool) (set alloc.DevSet) {
 	for d := range g.alloc.Devices() {
 		wait, lost := g.wait(d)
-		if lost > 0 && (wait <= 0 || urgent && g.alloc.Avail(d, alloc.WatermarkNormal) == 0) {
+		if lost > 0 && g.alloc.Writable(d.Index) && (wait <= 0 || urgent && g.alloc.Avail(d, alloc.WatermarkNormal) == 0) {
 			set.Add(d.Index)
 		}
 	}
@@ -138,7 +138,7 @@ func (g *CopyGC) pause() uint64 {
 func (g *CopyGC) schedule(gained bool) {
 	next := int64(math.MaxInt64)
 	for d := range g.alloc.Devices() {
-		if wait, lost := g.wait(d); wait > 0 || lost > 0 {
+		if wait, lost := g.wait(d); (wait > 0 || lost > 0) && g.alloc.Writable(d.Index) {
 			next = min(next, max(wait, 0))
 		}
 	}

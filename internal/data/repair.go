@@ -3,6 +3,7 @@ package data
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/alloc"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -22,8 +23,12 @@ type Repair struct {
 	mu      sync.Mutex
 	queue   []BadReplica
 	waiting map[BadReplica]bool // in the queue, or being repaired
+	failed  map[BadReplica]time.Time
 	stats   RepairStats
 }
+
+// repairAgain is how long after a failure the same replica may be tried again.
+const repairAgain = time.Minute
 
 // RepairStats are counters of a [Repair].
 type RepairStats struct {
@@ -41,7 +46,8 @@ func NewRepair(w *Writer, logf func(format string, args ...any)) *Repair {
 	if logf == nil {
 		logf = func(string, ...any) {}
 	}
-	return &Repair{w: w, logf: logf, wake: make(chan struct{}, 1), waiting: map[BadReplica]bool{}}
+	return &Repair{w: w, logf: logf, wake: make(chan struct{}, 1), waiting: map[BadReplica]bool{},
+		failed: map[BadReplica]time.Time{}}
 }
 
 // Add has a replica repaired, some time. It is a [WriterConfig.OnBadReplica].
@@ -52,7 +58,7 @@ func (r *Repair) Add(b BadReplica) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.waiting[b]:
+	case r.waiting[b], time.Since(r.failed[b]) < repairAgain:
 		return
 	case len(r.queue) == maxRepairs:
 		r.stats.Told++
@@ -101,6 +107,13 @@ func (r *Repair) Run(ctx context.Context) {
 			}
 			r.mu.Lock()
 			delete(r.waiting, b)
+			delete(r.failed, b)
+			if count == &r.stats.Failed {
+				if len(r.failed) >= maxRepairs { // it is a hint
+					clear(r.failed)
+				}
+				r.failed[b] = time.Now()
+			}
 			if count != nil {
 				*count++
 			}

@@ -207,9 +207,14 @@ func TestNoRepair(t *testing.T) {
 	if s := w.settle(); s.Failed != 1 {
 		t.Errorf("without a good one: %+v", s)
 	}
-	faults[ptrs[1].Dev].SetRules()
-	faults[ptrs[0].Dev].SetRules(spot(0), blockdev.Rule{Ops: blockdev.OpWrite, Off: 4 << 20})
 	tell(bad)
+	if s := w.settle(); s.Failed != 1 {
+		t.Errorf("once more, too soon: %+v", s)
+	}
+	other := data.BadReplica{Btree: bad.Btree, Pos: bad.Pos, Ptr: ptrs[1].ExtentPtr}
+	faults[ptrs[0].Dev].SetRules()
+	faults[ptrs[1].Dev].SetRules(spot(1), blockdev.Rule{Ops: blockdev.OpWrite, Off: 4 << 20})
+	tell(other)
 	if s := w.settle(); s.Failed != 2 {
 		t.Errorf("when nothing can be written: %+v", s)
 	}
