@@ -181,6 +181,7 @@ func TestDriverCases(t *testing.T) {
 	for i, devices := range driverImages(t) {
 		c := driverCases[i]
 		t.Run(c.name, func(t *testing.T) {
+			golden.OneIn(t, 6, i)
 			ours, r := ourNames(t, devices)
 			if r.Clean() != (c.want == "") || c.want != "" && ours[c.want] == 0 {
 				t.Errorf("found %v, want %q", ours, c.want)

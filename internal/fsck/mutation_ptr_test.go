@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/go-bcachefs/bcachefs/internal/fsck"
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
@@ -52,7 +53,7 @@ func TestPointers(t *testing.T) {
 			p.changePtr(hasPtr, func(e []ondisk.ExtentEntry) { change(p, &entry(e, ondisk.EntryPtr).Ptr) })
 		}
 	}
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		name, image string
 		change      func(p *patched)
 		want        string
@@ -92,6 +93,7 @@ func TestPointers(t *testing.T) {
 		}, "ptr_to_missing_backpointer", "allocated twice"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			golden.OneIn(t, 4, i)
 			t.Parallel()
 			p := patch(t, tt.image)
 			tt.change(p)

@@ -203,7 +203,7 @@ func (p *patched) changeChild(id ondisk.BtreeID, n int, change func(ptr *ondisk.
 
 func TestTopology(t *testing.T) {
 	const id = ondisk.BtreeInodes
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		name   string
 		change func(p *patched)
 		want   found
@@ -233,6 +233,7 @@ func TestTopology(t *testing.T) {
 		}, found{"btree_node_topology_interior_node_empty": some}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			golden.OneIn(t, 3, i)
 			t.Parallel()
 			p := patch(t, "btree-deep")
 			tt.change(p)

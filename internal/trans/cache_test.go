@@ -7,13 +7,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
 // The nodes of btrees far larger than the cache keep to its budget: what goroutines make dirty while nothing can be evicted comes on top of it, but that is
 // bounded as well.
 func TestCacheBudget(t *testing.T) {
-	const budget, keys = 4 << 20, 160_000
+	keys := golden.Times(t, 160_000, 80_000)
+	budget := int64(keys) * 26
 	w := newWorld(t, func(c *Config) { c.CacheBytes, c.Trigger = budget, nil })
 	var done atomic.Bool
 	var most int64
@@ -68,7 +70,7 @@ func TestCacheBudget(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil || all != keys {
+	if err != nil || all != int64(keys) {
 		t.Errorf("%d keys, %v", all, err)
 	}
 	for range 1000 {
