@@ -52,7 +52,7 @@ func TestCacheBudget(t *testing.T) {
 	wg.Wait()
 	done.Store(true)
 	watch.Wait()
-	if most > budget+budget/2 {
+	if most > budget+2<<20 { // whatever the budget is, four goroutines make so much dirty
 		t.Errorf("nodes took %d bytes at most, the budget is %d", most, budget)
 	}
 	if err := w.s.Quiesce(t.Context()); err != nil {
