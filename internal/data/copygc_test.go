@@ -11,10 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-bcachefs/bcachefs/internal/alloc"
+	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/data"
 	"github.com/go-bcachefs/bcachefs/internal/enginetest"
 	"github.com/go-bcachefs/bcachefs/internal/golden"
 	"github.com/go-bcachefs/bcachefs/internal/kernelvm"
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/trans"
 )
 
 var churnTimes = flag.Int("data.churn", 20, "how many times TestChurn overwrites what is in a filesystem, at most")
@@ -170,6 +174,80 @@ func TestCopyGCIsIdle(t *testing.T) {
 		t.Errorf("it goes on and on: %+v", before)
 	}
 	w.end()
+}
+
+// Buckets that the fragmentation LRU does not list, though it should, are found all the same.
+func TestCopyGCWithoutLRU(t *testing.T) {
+	w := newWorld(t, churnShapes()[0].Shape)
+	f := w.file("file")
+	w.fillUp(f, 0.6)
+	w.must(w.rw.Journal.Flush(t.Context()))
+	for off := 0; off < len(f.content); off += 4 * churnBlock { // a quarter stays
+		_, err := w.w.Punch(t.Context(), f.id, int64(off), 3*churnBlock, nil)
+		w.must(err)
+		clear(f.content[off:min(off+3*churnBlock, len(f.content))])
+	}
+	w.must(w.rw.Store.FlushWriteBuffer(t.Context()))
+	listed := 0
+	w.must(w.rw.Store.Update(t.Context(), func(tx *trans.Tx) error {
+		listed = 0
+		from := ondisk.LRUPos{ID: ondisk.LRUFragmentation}.Pos()
+		return tx.Scan(ondisk.BtreeLRU, from, ondisk.SPosMax, 0, func(k ondisk.Key, _ ondisk.Pos) (bool, error) {
+			listed++
+			tx.UpdateBuffered(ondisk.BtreeLRU, ondisk.Key{Pos: k.Pos})
+			return true, nil
+		})
+	}))
+	gc := data.NewCopyGC(data.CopyGCConfig{Writer: w.w, Clock: func() uint64 { return 1 << 40 },
+		Usage: func(dev uint8) [ondisk.NumDataTypes]alloc.DevUsage { return w.rw.Accounting.Device(dev) }, NodeSectors: 64})
+	gained, err := gc.Round(t.Context(), false)
+	st := gc.Stats()
+	if err != nil || gained == 0 || st.Scans == 0 || st.Buckets == 0 || st.Failed > 0 {
+		t.Errorf("of %d buckets that were listed: gained %d, %v, %+v", listed, gained, err, st)
+	}
+	w.checkAll()
+}
+
+// A bucket with data that cannot be read is left alone for a while, and the others are emptied.
+func TestCopyGCUnreadable(t *testing.T) {
+	w := newWorld(t, churnShapes()[0].Shape)
+	faults := w.faulty()
+	f := w.file("file")
+	w.fillUp(f, 0.6)
+	for off := 0; off < len(f.content); off += 4 * churnBlock {
+		_, err := w.w.Punch(t.Context(), f.id, int64(off), 3*churnBlock, nil)
+		w.must(err)
+	}
+	all := w.pointed(t.Context())
+	bad := w.pointers(&all[0].Key)[0]
+	for i := range all { // in the bucket that comes first, as all are equally full
+		if p := w.pointers(&all[i].Key)[0]; p.Offset < bad.Offset {
+			bad = p
+		}
+	}
+	faults[0].SetRules(blockdev.Rule{Ops: blockdev.OpRead, Off: int64(bad.Offset) * ondisk.SectorSize, Len: 512})
+	gc := data.NewCopyGC(data.CopyGCConfig{Writer: w.w, Clock: func() uint64 { return 1 << 40 },
+		Usage: func(dev uint8) [ondisk.NumDataTypes]alloc.DevUsage { return w.rw.Accounting.Device(dev) }, NodeSectors: 64})
+	var first data.CopyGCStats
+	for round := range 4 {
+		if _, err := gc.Round(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+		if round == 0 {
+			first = gc.Stats()
+		}
+	}
+	// All that is under one checksum fails, once.
+	if st := gc.Stats(); st.Failed == 0 || st.Failed > 16 || st.Failed != first.Failed || st.Buckets < 10 {
+		t.Errorf("%+v, after the first round %+v", st, first)
+	}
+	faults[0].SetRules()
+	for _, m := range w.pointed(t.Context()) {
+		if w.pointers(&m.Key)[0].ExtentPtr == bad.ExtentPtr {
+			return
+		}
+	}
+	t.Error("what cannot be read was moved")
 }
 
 // The real driver finds nothing wrong with filesystems that copygc has worked on, and the same in them.
