@@ -47,13 +47,17 @@ func (t TarTree) Files(ctx context.Context) iter.Seq2[*TreeFile, error] {
 			return
 		}
 		defer plain.Close()
-		for r := tar.NewReader(plain); ; {
+		first := true
+		for r := tar.NewReader(plain); ; first = false {
 			if err := ctx.Err(); err != nil {
 				yield(nil, err)
 				return
 			}
 			h, err := r.Next()
 			if errors.Is(err, io.EOF) {
+				if first && !onlyZeros(plain) { // a disk image, say
+					yield(nil, ErrTar)
+				}
 				return
 			}
 			if err != nil {
@@ -67,6 +71,20 @@ func (t TarTree) Files(ctx context.Context) iter.Seq2[*TreeFile, error] {
 			if !yield(f, err) {
 				return
 			}
+		}
+	}
+}
+
+// onlyZeros reports whether nothing but zeros comes.
+func onlyZeros(r io.Reader) bool {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := r.Read(buf)
+		if len(bytes.Trim(buf[:n], "\x00")) > 0 {
+			return false
+		}
+		if err != nil {
+			return errors.Is(err, io.EOF)
 		}
 	}
 }

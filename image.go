@@ -107,9 +107,10 @@ func BuildImage(ctx context.Context, name string, tree FileTree, opts ImageOptio
 		return nil, err
 	}
 	if b.opts.Format.Time.IsZero() {
-		if b.opts.Format.Time = b.digest.Newest; b.opts.Format.Time.IsZero() {
-			b.opts.Format.Time = time.Unix(0, 0)
-		}
+		b.opts.Format.Time = b.digest.Newest
+	}
+	if least := time.Unix(1, 0); b.opts.Format.Time.Before(least) { // superblocks have no earlier ones
+		b.opts.Format.Time = least
 	}
 	if b.opts.Format.Seed == nil {
 		b.opts.Format.Seed = make([]byte, 32)
