@@ -118,8 +118,10 @@ func (a *app) rootCommand() *cobra.Command {
 	)
 	add(groupFS,
 		newFormatCmd(a),
+		newImageCmd(a),
 		newFSCmd(a),
 		newSubvolumeCmd(a),
+		newSnapshotCmd(a),
 		newShowSuperCmd(a),
 		newSetOptionCmd(a),
 		newSetPassphraseCmd(a),

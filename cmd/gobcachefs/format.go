@@ -33,6 +33,8 @@ type formatCmd struct {
 	time           string
 	quiet, json    bool
 
+	source string // what is to be put into the filesystem
+
 	flags   *pflag.FlagSet
 	devices []deviceOption // in the order in which they were given
 }
@@ -43,8 +45,13 @@ type deviceOption struct {
 	set    func(d *bcachefs.FormatDevice) error
 }
 
+// newFormatter returns what the commands have in common that format.
+func newFormatter(a *app) *formatCmd {
+	return &formatCmd{app: a, key: openFlags{passphraseFD: noFD}, values: optionFlags{}}
+}
+
 func newFormatCmd(a *app) *cobra.Command {
-	f := &formatCmd{app: a, key: openFlags{passphraseFD: noFD}, values: optionFlags{}}
+	f := newFormatter(a)
 	c := a.command(&cobra.Command{
 		Use:   "format [flags] DEV...",
 		Short: "Make a new filesystem",
@@ -55,6 +62,13 @@ func newFormatCmd(a *app) *cobra.Command {
 			"Devices that hold a filesystem, a partition table or the like are refused without --force.",
 		Args: cobra.MinimumNArgs(1),
 	}, f.run)
+	f.registerFlags(c)
+	c.Flags().StringVar(&f.source, "source", "", "put the files of this directory or archive `SOURCE` in, as image create does")
+	return c
+}
+
+// registerFlags registers the flags of the filesystem and its devices.
+func (f *formatCmd) registerFlags(c *cobra.Command) {
 	f.flags = c.Flags()
 	f.flags.SortFlags = false
 	f.flags.SetNormalizeFunc(upstreamNames)
@@ -67,13 +81,12 @@ func newFormatCmd(a *app) *cobra.Command {
 	f.registerDevice()
 	jsonFlag(c, &f.json)
 	completeOptions(c)
-	return c
 }
 
 // upstreamNames lets flags be written with dashes or underscores; those that the reference has print as there.
 func upstreamNames(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 	dashed := strings.ReplaceAll(name, "_", "-")
-	if slices.Contains([]string{"passphrase-file", "passphrase-fd", "new-passphrase-file", "new-passphrase-fd"}, dashed) {
+	if slices.Contains([]string{"no-preserve", "passphrase-file", "passphrase-fd", "new-passphrase-file", "new-passphrase-fd"}, dashed) {
 		return pflag.NormalizedName(dashed)
 	}
 	return pflag.NormalizedName(strings.ReplaceAll(name, "-", "_"))
@@ -198,6 +211,12 @@ func (f *formatCmd) run(ctx context.Context, args []string) error {
 	devices, err := f.plan(args)
 	if err != nil {
 		return err
+	}
+	if f.source != "" {
+		if len(args) > 1 {
+			return usagef("format: --source is for one device")
+		}
+		return (&imageCreateCmd{formatCmd: f}).create(ctx, f.source, args[0], devices[0])
 	}
 	if err := f.options(ctx); err != nil {
 		return err

@@ -44,7 +44,7 @@ func (i *importCmd) run(ctx context.Context, args []string) error {
 	if len(args) == 2 {
 		dest = args[1]
 	}
-	opts, links, err := i.loadFlags.options()
+	opts, links, err := i.loadFlags.loadOptions()
 	if err != nil {
 		return err
 	}

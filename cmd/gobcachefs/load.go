@@ -25,6 +25,11 @@ type loading struct {
 
 // load loads a tree. Errors that concern one file are reported and go to problems.
 func (l *loading) load(ctx context.Context, tree bcachefs.FileTree) error {
+	return l.run(ctx, func(opts bcachefs.LoadOptions) error { return l.view.Load(ctx, tree, opts) })
+}
+
+// run calls what loads a tree.
+func (l *loading) run(ctx context.Context, fn func(opts bcachefs.LoadOptions) error) error {
 	l.bar = l.app.progress(l.what, 0)
 	defer l.bar.finish()
 	l.problems.app, l.problems.clear = l.app, l.bar.clear
@@ -43,7 +48,7 @@ func (l *loading) load(ctx context.Context, tree bcachefs.FileTree) error {
 			fmt.Fprintf(l.app.out, "%s -> %s\n", l.app.shownName(l.source(f.Path)), l.app.shownName(l.dest(f.Path)))
 		}
 	}
-	err := l.view.Load(ctx, tree, opts)
+	err := fn(opts)
 	var pe *fs.PathError
 	switch {
 	case err == nil || errors.Is(err, context.Canceled):

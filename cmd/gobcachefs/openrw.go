@@ -154,7 +154,7 @@ func (l *loadFlags) register(f *pflag.FlagSet) {
 }
 
 // options are what the flags ask for. links tells whether names of one file stay such.
-func (l *loadFlags) options() (o bcachefs.LoadOptions, links bool, err error) {
+func (l *loadFlags) loadOptions() (o bcachefs.LoadOptions, links bool, err error) {
 	skip, err := parseNoPreserve(l.noPreserve)
 	if err != nil {
 		return o, false, err

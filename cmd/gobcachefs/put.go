@@ -47,7 +47,7 @@ func newPutCmd(a *app) *cobra.Command {
 
 func (p *putCmd) run(ctx context.Context, args []string) error {
 	sources, dev, dest := args[:len(args)-2], args[len(args)-2], args[len(args)-1]
-	opts, links, err := p.loadFlags.options()
+	opts, links, err := p.loadFlags.loadOptions()
 	if err != nil {
 		return err
 	}

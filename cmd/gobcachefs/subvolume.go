@@ -17,8 +17,8 @@ func newSubvolumeCmd(a *app) *cobra.Command {
 	return a.group(&cobra.Command{
 		Use:     "subvolume",
 		Aliases: []string{"subvol"},
-		Short:   "List subvolumes and snapshots",
-	}, newSubvolumeListCmd(a), newSubvolumeListSnapshotsCmd(a))
+		Short:   "Make, delete and list subvolumes and snapshots",
+	}, newSubvolumeCreateCmd(a), newSubvolumeDeleteCmd(a), newSubvolumeSnapshotCmd(a), newSubvolumeListCmd(a), newSubvolumeListSnapshotsCmd(a))
 }
 
 type subvolumeListCmd struct {

@@ -37,9 +37,13 @@ func newImage(t *testing.T, size string, flags ...string) string {
 // last modification. Directories below without are left out.
 func listing(t *testing.T, img string, without ...string) []string {
 	t.Helper()
+	return listingOf(mustRun(t, "", "manifest", "-q", img), without...)
+}
+
+func listingOf(manifest string, without ...string) []string {
 	const fields = 11 // path, type, mode, owners, links, size, time, device, content, attributes
 	var lines []string
-	for line := range strings.Lines(mustRun(t, "", "manifest", "-q", img)) {
+	for line := range strings.Lines(manifest) {
 		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
 		if len(f) < fields || strings.HasPrefix(line, "#") {
 			continue

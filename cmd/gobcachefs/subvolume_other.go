@@ -1,0 +1,12 @@
+//go:build !linux
+
+package main
+
+import "errors"
+
+// errNotMounted is about mounts, which there are none of here.
+var errNotMounted = errors.New("bcachefs is mounted on Linux only: give the devices first")
+
+func createMounted(string) error                 { return errNotMounted }
+func snapshotMounted(string, string, bool) error { return errNotMounted }
+func deleteMounted(string) error                 { return errNotMounted }
