@@ -24,6 +24,7 @@ type testEngine struct {
 	durable atomic.Uint64
 	flushes atomic.Int64
 	failing atomic.Bool // commits of discards fail
+	full    atomic.Bool // there is no bucket for nodes but the last of those that are kept back
 
 	// update makes updates come one after the other: a FakeFS locks the slots of alloc keys, but no leaves of freespace.
 	update sync.Mutex
@@ -51,6 +52,9 @@ func (e *testEngine) View(ctx context.Context, fn func(tx Tx) error) error {
 func (e *testEngine) Update(ctx context.Context, w Watermark, fn func(tx Tx) error) error {
 	if w == WatermarkBtree && e.failing.Load() {
 		return errTestEngine
+	}
+	if w <= WatermarkBtree && e.full.Load() {
+		return ErrNoSpace
 	}
 	e.update.Lock()
 	defer e.update.Unlock()

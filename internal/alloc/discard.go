@@ -136,7 +136,7 @@ func (a *Allocator) discardBucket(ctx context.Context, d *DevSpace, b ondisk.Buc
 		}
 	}
 	a.hook(ctx, PointDiscarded, d.Index, b)
-	err = a.cfg.Engine.Update(ctx, WatermarkBtree, func(tx Tx) error {
+	err = a.updateFreeing(ctx, func(tx Tx) error {
 		k, err := GetAlloc(tx, d.Index, b, ForUpdate)
 		if err != nil {
 			return err
@@ -154,6 +154,16 @@ func (a *Allocator) discardBucket(ctx context.Context, d *DevSpace, b ondisk.Buc
 	}
 	a.stats.discarded.Add(1)
 	return true, nil
+}
+
+// updateFreeing runs a transaction that makes a bucket free. Where there are no buckets for the nodes that it may take, it goes on to the last of what is
+// kept back, as nobody else makes more; not at once, as that would be the last of the journal's room, too.
+func (a *Allocator) updateFreeing(ctx context.Context, fn func(tx Tx) error) error {
+	err := a.cfg.Engine.Update(ctx, WatermarkBtree, fn)
+	if isFull(err) {
+		err = a.cfg.Engine.Update(ctx, WatermarkReclaim, fn)
+	}
+	return err
 }
 
 // testDiscard reads the bucket's alloc key and tells whether the caller is to discard it, and is noted as who does; seq is the journal

@@ -83,6 +83,18 @@ func TestDiscardFails(t *testing.T) {
 	}
 }
 
+// TestDiscardWithoutSpace: what makes buckets free goes on where there are none for its own nodes.
+func TestDiscardWithoutSpace(t *testing.T) {
+	a, e, _ := emptied(t, 0)
+	e.full.Store(true)
+	if n, err := a.DiscardRound(t.Context(), false); n != 1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if got := e.alloc(t, 0, 1); got.DataType != ondisk.DataFree {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestDiscardContradictions: what is in need_discard and in use is an error, and never discarded.
 func TestDiscardContradictions(t *testing.T) {
 	for name, al := range map[string]ondisk.Alloc{

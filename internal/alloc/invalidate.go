@@ -99,7 +99,7 @@ func (a *Allocator) invalidateBucket(ctx context.Context, d *DevSpace, e ondisk.
 	if dev != uint16(d.Index) || !d.Has(b) {
 		return false, keyErrorf(ondisk.BtreeLRU, e.Pos(), "bucket %d of device %d in the LRU of device %d", b, dev, d.Index)
 	}
-	err = a.cfg.Engine.Update(ctx, WatermarkBtree, func(tx Tx) error {
+	err = a.updateFreeing(ctx, func(tx Tx) error {
 		done = false
 		k, err := GetAlloc(tx, d.Index, b, ForUpdate)
 		if err != nil {

@@ -154,7 +154,7 @@ func hasPointers(t ondisk.KeyType) bool { return t == ondisk.KeyExtent || t == o
 // setOldest raises the oldest generation of a bucket to what was found, or to what is older of that and its generation.
 func (a *Allocator) setOldest(ctx context.Context, f oldestGen) (changed bool, err error) {
 	dev, b := ondisk.SplitDevBucket(f.id)
-	err = a.cfg.Engine.Update(ctx, WatermarkBtree, func(tx Tx) error {
+	err = a.updateFreeing(ctx, func(tx Tx) error {
 		changed = false
 		k, err := GetAlloc(tx, uint8(dev), b, ForUpdate)
 		if err != nil {
