@@ -1,6 +1,7 @@
 package bcachefs_test
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -87,7 +88,7 @@ func newWorld(t *testing.T, k proofKind, seed uint64) *world {
 	w := &world{t: t, kind: k, rng: rand.New(rand.NewPCG(seed, 5))}
 	var devs []bcachefs.FormatDevice
 	for i := range max(k.devices, 1) {
-		m := blockdev.NewMemory(max(k.mib, 64) << 20)
+		m := blockdev.NewMemory(cmp.Or(k.mib, 64) << 20)
 		m.SetName(fmt.Sprint("device-", i))
 		w.mems = append(w.mems, m)
 		devs = append(devs, bcachefs.FormatDevice{Device: m, BucketBytes: 128 << 10})
