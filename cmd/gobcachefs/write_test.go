@@ -173,6 +173,16 @@ func TestPutAndCopyBack(t *testing.T) {
 		t.Errorf("links: %s", j)
 	}
 	mustBeClean(t, img)
+
+	// Holes survive an archive, too.
+	archive := filepath.Join(t.TempDir(), "archive.tar")
+	mustRun(t, "", "export", "-f", archive, img)
+	other := newImage(t, "64M")
+	mustRun(t, "", "import", "-f", archive, other)
+	compareContent(t, listing(t, other), listing(t, img))
+	if j := mustRun(t, "", "stat", "--json", other, "/sparse"); !strings.Contains(j, `"allocated": 4096`) && !strings.Contains(j, `"allocated": 8192`) {
+		t.Errorf("the imported sparse file has no holes: %s", j)
+	}
 }
 
 // Owners, modes and times are those of the source unless they are not wanted.
