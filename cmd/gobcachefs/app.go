@@ -68,9 +68,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 func (a *app) rootCommand() *cobra.Command {
 	root := a.group(&cobra.Command{
 		Use:   "gobcachefs",
-		Short: "Read and make bcachefs filesystems: no kernel module, no root",
+		Short: "Read, make and change bcachefs filesystems: no kernel module, no root",
 		Long: "gobcachefs reads bcachefs filesystems of metadata versions 1.0 to 1.39 from devices or image files,\n" +
-			"clean or not, and makes new ones. Commands that read never write to a device.\n\n" +
+			"clean or not, and makes and changes those of 1.13. Commands that read never write to a device.\n\n" +
 			"The devices of one filesystem are given as dev1:dev2 or, where nothing but devices is expected,\n" +
 			"as several arguments.",
 	})

@@ -90,7 +90,10 @@ func (i *imageCreateCmd) create(ctx context.Context, source, image string, d bca
 		return failed("image create", source, err)
 	}
 	defer done()
-	if opts.Format.Seed == nil && !opts.Format.Encrypted {
+	// On a device, what was there before would pass for what belongs to a filesystem made from the same seed.
+	st, err := os.Stat(image)
+	onDevice := err == nil && !st.Mode().IsRegular()
+	if opts.Format.Seed == nil && !opts.Format.Encrypted && !onDevice {
 		digest, err := bcachefs.DigestTree(ctx, tree)
 		if err != nil {
 			return i.failed(source, image, err)
