@@ -29,6 +29,8 @@ type Random struct {
 
 	// Remount, if set, ends the use of the filesystem and begins it anew. Crash, if set, does so without ending it.
 	Remount, Crash func() (FS, error)
+	// Keep leaves what there is in the end.
+	Keep bool
 	// ShrinkFor bounds the time in which a sequence that fails is made shorter; 0: 20 s, less than 0: it is not.
 	ShrinkFor time.Duration
 	Logf      func(format string, args ...any)
@@ -152,6 +154,10 @@ func (r *randomRun) random() error {
 	}
 	if err := r.compare(); err != nil {
 		return err
+	}
+	if r.Keep {
+		r.s.closeAll()
+		return nil
 	}
 	return r.end()
 }
