@@ -80,6 +80,18 @@ func (s *servedImage) kill() {
 	unix.Unmount(s.dir, unix.MNT_DETACH)
 }
 
+// end unmounts and waits for the process to have written everything.
+func (s *servedImage) end() {
+	s.t.Helper()
+	if err := unix.Unmount(s.dir, 0); err != nil {
+		s.t.Errorf("umount: %v", err)
+		return
+	}
+	if err := s.cmd.Wait(); err != nil {
+		s.t.Errorf("the server: %v", err)
+	}
+}
+
 // TestLiveKill kills the server in the middle of work. What was synced by then is there afterwards, and everything is in order.
 func TestLiveKill(t *testing.T) {
 	needFUSE(t)

@@ -18,8 +18,12 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/kernelvm"
 )
 
+// A process must not map what it serves itself: while it waits for a page it may hold what the server needs to get memory.
+
 func TestLiveMmap(t *testing.T) {
-	m := newMount(t, 64)
+	needFUSE(t)
+	img := newImage(t, 64, nil)
+	m := serveImage(t, img)
 	m.write("f", pattern(3*4096+100, 1))
 	want := pattern(3*4096+100, 1)
 	f, err := os.OpenFile(m.path("f"), os.O_RDWR, 0)
@@ -70,8 +74,41 @@ func TestLiveMmap(t *testing.T) {
 		t.Error(err)
 	}
 	m.wants("f", want)
-	m.remount()
+	m.end()
+	mustBeSound(t, img)
+	mountImage(t, img, mountAll).wants("f", want)
+}
+
+// A snapshot has what was written to memory.
+func TestLiveSnapshotOfMapped(t *testing.T) {
+	needFUSE(t)
+	img := newImage(t, 64, nil)
+	m := serveImage(t, img)
+	f, err := os.Create(m.path("f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	shared, err := unix.Mmap(int(f.Fd()), 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close() // the mapping keeps it open
+	want := pattern(1<<20, 1)
+	copy(shared, want)
+	wantErr(t, "snapshot", m.snapshot("", "snap", true), nil)
+	copy(shared[1000:], "what came later")
+	m.wants("snap/f", want)
+	copy(want[1000:], "what came later")
 	m.wants("f", want)
+	if err := unix.Munmap(shared); err != nil {
+		t.Error(err)
+	}
+	m.end()
+	mustBeSound(t, img)
+	mountImage(t, img, mountAll).wants("f", want)
 }
 
 // TestLiveDirect writes and reads directly, buffered too, from several goroutines at once, each its own blocks of one file.
@@ -407,4 +444,32 @@ func TestLiveDriver(t *testing.T) {
 	m.unmount()
 	mustBeSound(t, m.img)
 	kernelvm.MustBeClean(t, [][]string{{m.img}}, kernelvm.CheckOptions{})
+}
+
+func TestLiveStatfs(t *testing.T) {
+	m := newMount(t, 128)
+	stat := func() (st unix.Statfs_t) {
+		if err := unix.Statfs(m.dir, &st); err != nil {
+			t.Error(err)
+		}
+		return st
+	}
+	before := stat()
+	if size := before.Blocks * uint64(before.Bsize); size < 100<<20 || size > 128<<20 || before.Bavail > before.Bfree || before.Bfree > before.Blocks {
+		t.Errorf("%+v", before)
+	}
+	if before.Namelen < 255 || before.Frsize != before.Bsize {
+		t.Errorf("names of %d bytes, fragments of %d", before.Namelen, before.Frsize)
+	}
+	const n = 10
+	for i := range n {
+		m.write(fmt.Sprintf("f%d", i), pattern(1<<20, i))
+	}
+	after := stat()
+	if used := (before.Bfree - after.Bfree) * uint64(before.Bsize); used < n<<20 || used > n<<20+4<<20 {
+		t.Errorf("%d MiB take %d bytes", n, used)
+	}
+	if after.Files != before.Files+n {
+		t.Errorf("%d files after %d, %d more", after.Files, before.Files, n)
+	}
 }
