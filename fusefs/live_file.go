@@ -162,9 +162,6 @@ func (l *live) dropPrivileges(node uint64, id bcachefs.InodeID) fuse.Status {
 	return toStatus(err)
 }
 
-// fsync flag: only what is needed to find the data.
-const fsyncData = 1
-
 func (l *live) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	id, st := l.id(in.NodeId)
 	if !st.Ok() {
