@@ -8,7 +8,7 @@ import (
 
 // bucket opens a bucket of a device (spec/04 §10.3). Errors that say that there is no space are [ErrNoSpace].
 func (a *Allocator) bucket(ctx context.Context, d *DevSpace, r *bucketRequest) (*OpenBucket, error) {
-	avail := a.Avail(d, r.watermark)
+	avail := max(0, a.Avail(d, r.watermark)-r.keep)
 	if a.cfg.Usage.Buckets(d.Index, ondisk.DataNeedDiscard) > avail || a.cfg.Usage.Buckets(d.Index, ondisk.DataNeedGCGens) > avail ||
 		a.shouldInvalidate(d, false) > 0 {
 		a.reclaim.kick()

@@ -24,6 +24,8 @@ type Request struct {
 	Have          DevSet // devices that have a copy already
 	Cached        bool   // all pointers are to be cached ones
 	Watermark     Watermark
+	// Keep is how many buckets of each device are left to others, beside those that the watermark leaves.
+	Keep int64
 	// Nonblocking makes the request fail rather than wait for buckets to become free.
 	Nonblocking bool
 	Owner       Owner // for messages

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"runtime"
+	"time"
 )
 
 // allocSlow gets space after there was none at first. Each round of its loop has a reason to expect another outcome: something became
@@ -55,8 +56,9 @@ func (a *Allocator) allocSlow(ctx context.Context, req *Request, out *Allocation
 // makeRoom waits until something has become free since gen; it returns false if that is not going to happen.
 func (a *Allocator) makeRoom(ctx context.Context, req *Request, seq, gen uint64) (bool, error) {
 	if req.Watermark >= WatermarkReclaim {
-		// These are what makes room, or what that stands on: waiting for it would be waiting for themselves.
-		return a.freed.generation() != gen, nil
+		// These are what makes room, or what that stands on: waiting for it may be waiting for themselves, as all that makes room writes to the
+		// journal. But as long as that has space those get on who have some nodes of their own.
+		return a.makeRoomFor(ctx, gen)
 	}
 	if seq > a.cfg.Engine.Durable() {
 		return true, a.flushWaiting(ctx, seq)
@@ -68,6 +70,51 @@ func (a *Allocator) makeRoom(ctx context.Context, req *Request, seq, gen uint64)
 		return a.freed.generation() != gen, nil
 	}
 	a.hook(ctx, PointWait, 0, 0)
+	return a.awaitRounds(ctx, gen)
+}
+
+// Those for whom nobody is sure to make room ask so often, and so long in all.
+const (
+	patientRounds = 3
+	patientPause  = 50 * time.Millisecond
+	patience      = 5 * time.Second
+)
+
+// makeRoomFor is makeRoom for those on whom it may depend that room is made.
+func (a *Allocator) makeRoomFor(ctx context.Context, gen uint64) (again bool, err error) {
+	patient, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for round := range patientRounds {
+		if again, err = a.awaitRounds(patient, gen); again || err != nil {
+			break
+		}
+		if round+1 < patientRounds && !a.idle(ctx) {
+			select { // what was emptied may become free when the journal was flushed
+			case <-patient.Done():
+			case <-time.After(patientPause):
+			}
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		err = nil // time is over
+	}
+	return again, err
+}
+
+// idle reports whether nobody is there who could make room for a request.
+func (a *Allocator) idle(ctx context.Context) bool {
+	rank := rankOf(ctx)
+	for _, w := range a.workers() {
+		if w.rank < rank && w.active() {
+			return false
+		}
+	}
+	return true
+}
+
+// awaitRounds has workers make a round, and waits until something has become free since gen, or they are through. It returns whether there is reason to
+// try again.
+func (a *Allocator) awaitRounds(ctx context.Context, gen uint64) (bool, error) {
 	defer a.freed.announce()() // before rounds begin that are asked for here
 	var buf [8]ticket
 	tickets, rank := buf[:0], rankOf(ctx)

@@ -43,6 +43,13 @@ func rankOf(ctx context.Context) int {
 	return math.MaxInt
 }
 
+// active reports whether the worker runs.
+func (w *worker) active() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.running
+}
+
 func (w *worker) start(ctx context.Context) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

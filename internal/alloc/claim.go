@@ -20,6 +20,7 @@ type bucketRequest struct {
 	tx        Tx // nil: claims have transactions of their own
 	dataType  ondisk.DataType
 	watermark Watermark
+	keep      int64
 	owner     Owner
 	mode      int // by bitmap
 
@@ -120,7 +121,7 @@ func (a *Allocator) openLocked(c *candidate, gen uint8, r *bucketRequest) (*Open
 		return nil, nil
 	case t.nrFree <= openLimit(r.watermark, len(t.buckets)):
 		return nil, errOpenBucketsEmpty
-	case a.Avail(c.dev, r.watermark) == 0: // others may have opened buckets since it was asked first
+	case a.Avail(c.dev, r.watermark) <= r.keep: // others may have opened buckets since it was asked first
 		return nil, errFreelistEmpty
 	}
 	ob := t.insert(c.dev, c.bucket)

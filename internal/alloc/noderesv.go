@@ -12,6 +12,9 @@ import (
 // waiting.
 const nodeCacheSize = BtreeNodeReserve + 16
 
+// copygcKeeps are the buckets of a device that copygc takes no nodes from.
+const copygcKeeps = 3
+
 // NodeSpace is space for one btree node. Exactly one of its methods is called in the end.
 type NodeSpace struct {
 	// Ptrs are where to write its copies. The slice must not be changed.
@@ -127,15 +130,16 @@ func (r *NodeReserve) put(ctx context.Context, al *Allocation) {
 // alloc gets the space of one node, in a place that the superblock's bitmap tells of.
 func (r *NodeReserve) alloc(ctx context.Context, w Watermark, nonblocking bool) (*Allocation, error) {
 	// Nodes are more urgent than what they are for.
+	keep := int64(0)
 	switch w {
 	case WatermarkStripe, WatermarkNormal:
 		w = WatermarkBtree
-	case WatermarkCopygc:
-		w = WatermarkBtreeCopygc
+	case WatermarkCopygc: // what it empties comes back only when the journal was flushed
+		w, keep = WatermarkBtreeCopygc, copygcKeeps
 	}
 	a := r.a
 	req := Request{Sectors: a.cfg.NodeSectors, Min: a.cfg.NodeSectors, DataType: ondisk.DataBtree, WritePoint: WritePointBtree,
-		Replicas: max(1, a.cfg.NodeReplicas), Required: a.cfg.NodeReplicasRequired, Target: a.cfg.NodeTarget, Watermark: w,
+		Replicas: max(1, a.cfg.NodeReplicas), Required: a.cfg.NodeReplicasRequired, Target: a.cfg.NodeTarget, Watermark: w, Keep: keep,
 		Nonblocking: nonblocking}
 	al := new(Allocation)
 	if err := a.AllocSectors(ctx, &req, al); err != nil {

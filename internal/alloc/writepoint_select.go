@@ -45,7 +45,7 @@ func (s *selection) add(ob *OpenBucket) {
 func (a *Allocator) choose(ctx context.Context, wp *writePoint, req *Request) error {
 	s := &wp.sel
 	*s = selection{req: req, order: s.order[:0], min: max(req.Min, a.cfg.BlockSectors)}
-	s.br = bucketRequest{tx: req.Tx, dataType: req.DataType, watermark: req.Watermark, owner: req.Owner}
+	s.br = bucketRequest{tx: req.Tx, dataType: req.DataType, watermark: req.Watermark, keep: req.Keep, owner: req.Owner}
 	s.haveCache = req.DataType != ondisk.DataUser
 	sp := a.spaces.Load()
 	may := sp.rw[min(req.DataType, ondisk.NumDataTypes-1)].Without(req.Have)

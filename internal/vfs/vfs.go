@@ -201,6 +201,9 @@ func (f *FS) growOnce(ctx context.Context, fn func(tx *trans.Tx) error) error {
 		return f.outward(err)
 	}
 	defer promise.Put()
+	if err := f.rw.Alloc.Room(ctx, alloc.WatermarkNormal); err != nil {
+		return f.outward(err)
+	}
 	return f.update(ctx, fn)
 }
 
