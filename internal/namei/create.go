@@ -101,14 +101,14 @@ func (w *Writer) newInode(tx *trans.Tx, parent *held, n *NewInode) (*held, error
 	default:
 		return nil, fmt.Errorf("mode %#o: %w", n.Mode, ErrInvalid)
 	}
-	inum, err := w.newInum(tx, parent.ID)
+	inum, generation, err := w.newInum(tx, parent.ID)
 	if err != nil {
 		return nil, err
 	}
 	now := w.now()
 	h := &held{isNew: true, Attr: Attr{
 		ID: ID{Subvol: parent.ID.Subvol, Snapshot: parent.ID.Snapshot, Inum: inum},
-		Inode: ondisk.Inode{Inum: inum, Snapshot: parent.ID.Snapshot, HashType: w.cfg.HashType, HashSeed: w.newSeed(),
+		Inode: ondisk.Inode{Inum: inum, Snapshot: parent.ID.Snapshot, HashType: w.cfg.HashType, HashSeed: w.newSeed(), Generation: generation,
 			Mode: n.Mode, UID: n.UID, GID: n.GID, Atime: now, Ctime: now, Mtime: now, Otime: now},
 	}}
 	in := &h.Inode

@@ -137,6 +137,7 @@ func (w *Writer) DeleteSome(tx *trans.Tx, inum uint64, snapshot uint32) (more bo
 			return false, err
 		}
 	}
+	w.deleted(tx, inum)
 	gen := ondisk.InodeGeneration{Generation: h.Inode.Generation + 1}
 	return false, tx.Update(ondisk.BtreeInodes, ondisk.Key{Type: ondisk.KeyInodeGeneration, Pos: inodePos(id), Val: gen.Encode()}, 0)
 }

@@ -91,12 +91,13 @@ type Writer struct {
 	cfg    WriterConfig
 	inums  inumRange
 	shards []atomic.Uint64 // number that was allocated last; 0: none yet
+	left   []leftovers     // of deleted inodes, of each shard
 }
 
 // NewWriter returns a Writer.
 func NewWriter(cfg WriterConfig) *Writer {
 	w := &Writer{cfg: cfg, inums: newInumRange(cfg.Inodes32bit, cfg.Shards)}
-	w.shards = make([]atomic.Uint64, w.inums.shards())
+	w.shards, w.left = make([]atomic.Uint64, w.inums.shards()), make([]leftovers, w.inums.shards())
 	return w
 }
 
