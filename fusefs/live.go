@@ -240,7 +240,7 @@ func (l *live) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut)
 	}
 	const setID = syscall.S_ISUID | syscall.S_ISGID
 	chown := in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 && in.Valid&fuse.FATTR_MODE == 0
-	if (chown || in.Valid&fuse.FATTR_KILL_SUIDGID != 0) && s.RawMode&setID != 0 && s.RawMode&syscall.S_IFMT == syscall.S_IFREG {
+	if (chown || in.Valid&fuse.FATTR_KILL_SUIDGID != 0) && s.RawMode&setID != 0 && s.RawMode&syscall.S_IFMT != syscall.S_IFDIR {
 		if _, err := l.fsys.DropPrivileges(l.ctx, id); err != nil {
 			return toStatus(err)
 		}

@@ -260,3 +260,21 @@ func TestProofKill(t *testing.T) {
 		}
 	})
 }
+
+// Whatever gets another owner, but for directories, loses its set-user-id bit.
+func TestProofChown(t *testing.T) {
+	fs := newServed(t, 64, nil).os()
+	for typ, want := range map[uint32]uint32{fstest.ModeRegular: 0o755, fstest.ModeSocket: 0o755, fstest.ModeFIFO: 0o755, fstest.ModeDir: 0o4755} {
+		name := fmt.Sprintf("%o", typ)
+		make := func() error { return fs.Mknod(name, typ|0o600, 0) }
+		if typ == fstest.ModeDir {
+			make = func() error { return fs.Mkdir(name, 0o700) }
+		}
+		if err := errors.Join(make(), fs.Chmod(name, 0o4755), fs.Chown(name, 1, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := fs.Lstat(name); err != nil || st.Mode != typ|want {
+			t.Errorf("type %#o: mode %#o, want %#o (%v)", typ, st.Mode, typ|want, err)
+		}
+	}
+}
