@@ -243,7 +243,7 @@ func TestSmallJournal(t *testing.T) {
 		defer rw.Abandon()
 		var h crashtest.History
 		f := crashtest.Files{Count: 200, MaxSectors: 40, FlushEvery: 8, Workers: 4}
-		if err := f.Run(ctx, rw, &h, seed, 2000); err != nil {
+		if err := f.Run(ctx, rw, &h, seed, golden.Times(t, 2000, 1000)); err != nil {
 			t.Fatalf("seed %d: after %d transactions: %v", seed, h.Len(), err)
 		}
 		closeRW(t, rw)

@@ -265,7 +265,7 @@ func (s *stress) turn(paths []string, n uint64) {
 // Many goroutines allocate, write, overwrite and free for as long as -engine.long says, with the early allocator carrying all of it: filled to the
 // brim, half emptied, worked on, closed or crashed, again and again. Then both checks find nothing. `make stress` runs it for an hour under the race detector.
 func TestLong(t *testing.T) {
-	sh := shape("early allocator", nil, 96)
+	sh := shape("early allocator", nil, int64(golden.FlagTimes(t, "engine.long", 96, 32)))
 	sh.NoFreespace = true
 	s := newStress(t, sh)
 	var ops, full, buckets, verified int64
