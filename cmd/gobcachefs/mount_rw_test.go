@@ -142,7 +142,7 @@ func TestMountWrites(t *testing.T) {
 // TestMountFallsBack mounts what cannot be written to: read-only with one line, or with rw not at all.
 func TestMountFallsBack(t *testing.T) {
 	needMounts(t)
-	newer := placeCopy(t, "v1.39-basic")
+	newer := placeCopy(t, "v1.39-snapshots")
 	dir, said, code := mountImage(t, newer, "")
 	if code != 0 || !isMountedAs(dir, "ro") || !strings.Contains(said, "mounted read-only") || strings.Count(said, "\n") != 1 {
 		t.Errorf("exit %d: %q", code, said)
@@ -176,7 +176,7 @@ func TestMountFallsBack(t *testing.T) {
 // TestMountChecked mounts what has errors.
 func TestMountChecked(t *testing.T) {
 	needMounts(t)
-	img := placeCopy(t, "damaged-dirent-name")
+	img := placeCopy(t, "damaged-accounting")
 	dir, said, code := mountImage(t, img, "fsck")
 	if code != 0 || !isMountedAs(dir, "ro") || !strings.Contains(said, "errors") {
 		t.Errorf("exit %d: %q", code, said)
