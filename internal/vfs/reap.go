@@ -119,8 +119,10 @@ func (r *reaper) deleteSubvol(id uint32) error {
 	if err != nil && !errors.Is(err, snapshot.ErrNoSubvolume) {
 		return err
 	}
-	_, err = r.fs.vols.DeleteDead(r.ctx)
-	return err
+	if _, err = r.fs.vols.DeleteDead(r.ctx); err != nil {
+		return err
+	}
+	return r.fs.quota.Recount(r.ctx) // what the main subvolume of a tree had is another's now
 }
 
 // check tells of what could not be deleted: it stays until the filesystem is opened next.

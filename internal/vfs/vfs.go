@@ -36,6 +36,7 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/engine"
 	"github.com/go-bcachefs/bcachefs/internal/namei"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/quota"
 	"github.com/go-bcachefs/bcachefs/internal/snapshot"
 	"github.com/go-bcachefs/bcachefs/internal/trans"
 )
@@ -59,6 +60,7 @@ type FS struct {
 	vols  *snapshot.Volumes
 	open  *openTable
 	reap  *reaper
+	quota *quota.Quotas
 
 	// snapshots has the current snapshot of each subvolume (uint32 to uint32), as far as it was met.
 	snapshots sync.Map
@@ -78,6 +80,8 @@ func New(ctx context.Context, rw *engine.RW, cfg Config) (*FS, error) {
 	f := &FS{rw: rw, open: newOpenTable()}
 	f.vols = snapshot.New(snapshot.Config{Store: rw.Store, Table: rw.Snapshots, Now: now, TimeBase: sb.TimeBase,
 		TimePrecision: sb.TimePrecision, Rand: cfg.Rand})
+	f.quota = quota.New(quota.Config{Store: rw.Store, Snapshots: rw.Snapshots, Enabled: quota.TypesOf(sb), Superblock: rw.Super.Superblock,
+		UpdateSuper: func(ctx context.Context, change func(sb *ondisk.Superblock) error) error { return rw.Super.Update(ctx, change, nil) }, Now: now})
 	flag := func(name string) bool { o, ok := ondisk.FindOption(name); return ok && sb.Option(o) != 0 }
 	shards := 1
 	if flag("shard_inode_numbers") {
@@ -85,9 +89,9 @@ func New(ctx context.Context, rw *engine.RW, cfg Config) (*FS, error) {
 	}
 	f.names = namei.NewWriter(namei.WriterConfig{Store: rw.Store, Now: now, TimeBase: sb.TimeBase, TimePrecision: sb.TimePrecision, Rand: cfg.Rand,
 		HashType: uint8(sb.DirentHash()), Casefold: flag("casefold"), ACL: flag("acl"), Inodes32bit: flag("inodes_32bit"), Shards: shards,
-		ParseOption: parseOption(rw), InUse: f.inUse})
+		ParseOption: parseOption(rw), Quota: f.quota.Names(), InUse: f.inUse})
 	dc := rw.DataConfig()
-	dc.Now = now
+	dc.Now, dc.Quota = now, f.quota.Data()
 	if cfg.Data != nil {
 		cfg.Data(&dc)
 	}
@@ -95,6 +99,9 @@ func New(ctx context.Context, rw *engine.RW, cfg Config) (*FS, error) {
 	f.tree = namei.New(namei.Config{Trees: f.Trees(), Subvolume: f.Subvolume, Casefold: flag("casefold"), HideACLs: !flag("acl"), Target: cfg.Target, ReadFile: f.readStart})
 	if err := f.vols.Recover(ctx); err != nil {
 		return nil, fmt.Errorf("subvolumes that were deleted: %w", err)
+	}
+	if err := f.quota.Load(ctx); err != nil {
+		return nil, fmt.Errorf("quotas: %w", err)
 	}
 	f.reap = newReaper(f)
 	return f, nil
@@ -120,6 +127,9 @@ func parseOption(rw *engine.RW) func(name, text string) (uint64, error) {
 
 // Trees reads the btrees.
 func (f *FS) Trees() Trees { return Trees{f.rw.Store} }
+
+// Quotas are what users, groups and projects have, and may have.
+func (f *FS) Quotas() *quota.Quotas { return f.quota }
 
 // RW is the filesystem below.
 func (f *FS) RW() *engine.RW { return f.rw }
