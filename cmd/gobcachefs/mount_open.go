@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/go-bcachefs/bcachefs"
+	"github.com/go-bcachefs/bcachefs/fusefs"
 	"github.com/go-bcachefs/bcachefs/internal/blockdev"
 	"github.com/go-bcachefs/bcachefs/internal/engine"
 )
@@ -45,6 +46,7 @@ func (m *mountCmd) openMount(ctx context.Context, source string, opts *mountOpts
 		NodeCacheBytes:      nodes,
 		ExtentCacheBytes:    extents,
 		ForceEarlyAllocator: opts.earlyAllocator,
+		Now:                 fusefs.Now,
 	}
 	if opts.fsck {
 		if err := m.checkFirst(ctx, where, devs, open, opts); err != nil {
