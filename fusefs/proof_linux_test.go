@@ -242,7 +242,7 @@ func TestProofRandom(t *testing.T) {
 	forSeeds(func(seed uint64) {
 		s := newServed(t, 128, nil)
 		x := fstest.Random{FS: s.os(), Seed: seed, Ops: ops(600), Logf: t.Logf, Remount: s.remount,
-			ShrinkFor: 30 * time.Second}
+			Compare: fstest.Compare{CtimeSlack: 50 * time.Millisecond}, ShrinkFor: 30 * time.Second}
 		if err := x.Run(); err != nil {
 			t.Fatal(err)
 		}

@@ -356,6 +356,8 @@ func (m *Model) rename(o *Op) Errno {
 			return EINVAL
 		}
 		return ENOTEMPTY
+	case from.n == to.n && readOnly(from.dir) != 0: // nothing is changed, or cannot be
+		return errUnpredictable
 	case from.n == to.n:
 		return 0
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"time"
 )
 
 // Tree is all that can be seen of a filesystem: paths with what is there.
@@ -29,6 +30,8 @@ type Entry struct {
 type Compare struct {
 	NoTimes    bool
 	NoDirLinks bool
+	// CtimeSlack is by how much a ctime may turn out to be another than what was seen before: where two have a clock for it.
+	CtimeSlack time.Duration
 	// Cached says that data that was not made durable was in a cache and may be lost, whatever else is durable.
 	Cached bool
 	// InPlace says that data is written over in place, without order: after a crash, what a file is found to hold may have been written later than
@@ -221,7 +224,7 @@ func (c Compare) entry(want, got *Entry) (diff []string) {
 	if !want.mtime.allows(got.mtime.old) {
 		add("mtime", want.mtime, got.mtime)
 	}
-	if !want.ctime.allows(got.ctime.old) {
+	if !want.ctime.allows(got.ctime.old) && !(want.ctime.mayOld && got.ctime.old.Sub(want.ctime.old).Abs() <= c.CtimeSlack) {
 		add("ctime", want.ctime, got.ctime)
 	}
 	return diff
