@@ -137,12 +137,12 @@ func (m *Model) linkFile(o *Op) Errno {
 	switch {
 	case e != 0:
 		return e
+	case n.nlink == 0 && n.lost:
+		return ENOENT
 	case at.dir.subvol != n.subvol:
 		return EXDEV
 	case n.subvol.readOnly:
 		return EROFS
-	case n.nlink == 0 && n.lost:
-		return ENOENT
 	}
 	at.dir.names[at.name] = n
 	n.nlink++
