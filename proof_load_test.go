@@ -12,7 +12,7 @@ import (
 func TestProofGeneric113(t *testing.T) {
 	forKinds(t, func(t *testing.T, k proofKind) {
 		k.mib = 256
-		forSeeds(t, func(seed uint64) {
+		forSeeds(t, func(t *testing.T, seed uint64) {
 			w := newWorld(t, k, seed)
 			for _, a := range fstest.Generic113(w.lib(), ".", seed, 20, false) {
 				if err := a.Run(t.Context()); err != nil {
@@ -26,7 +26,7 @@ func TestProofGeneric113(t *testing.T) {
 // Many goroutines do everything at once.
 func TestProofMix(t *testing.T) {
 	forKinds(t, func(t *testing.T, k proofKind) {
-		forSeeds(t, func(seed uint64) {
+		forSeeds(t, func(t *testing.T, seed uint64) {
 			w := newWorld(t, k, seed)
 			x := fstest.Mix{FS: w.lib(), Seed: seed, Ops: ops(250), Block: blockOf(k), Allow: otherError, Logf: t.Logf}
 			if err := x.Run(t.Context()); err != nil {
@@ -65,7 +65,7 @@ func (w *world) cuts(from, n int, verify func(fs fstest.FS, tick int) error) {
 // The power is cut under a database.
 func TestProofDatabase(t *testing.T) {
 	forKinds(t, func(t *testing.T, k proofKind) {
-		forSeeds(t, func(seed uint64) {
+		forSeeds(t, func(t *testing.T, seed uint64) {
 			w := newWorld(t, k, seed)
 			from := w.log.Ticks()
 			d := &fstest.Database{FS: w.lib(), Dir: "db", Seed: seed, Pages: 24, Clock: w.log.Ticks}
@@ -83,7 +83,7 @@ func TestProofDatabase(t *testing.T) {
 // The power is cut while mail is delivered.
 func TestProofMail(t *testing.T) {
 	forKinds(t, func(t *testing.T, k proofKind) {
-		forSeeds(t, func(seed uint64) {
+		forSeeds(t, func(t *testing.T, seed uint64) {
 			w := newWorld(t, k, seed)
 			m := &fstest.Mail{FS: w.lib(), Dir: "mail", Seed: seed, Clock: w.log.Ticks}
 			if err := m.Run(t.Context(), ops(120)); err != nil {

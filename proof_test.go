@@ -57,10 +57,11 @@ func forKinds(t *testing.T, fn func(t *testing.T, k proofKind)) {
 	}
 }
 
-// forSeeds runs a test with each seed.
-func forSeeds(t *testing.T, fn func(seed uint64)) {
+// forSeeds runs a test with each seed, and ends what one has begun before the next.
+func forSeeds(t *testing.T, fn func(t *testing.T, seed uint64)) {
 	for i := range uint64(*proofSeeds) {
-		fn(*proofSeed + i)
+		seed := *proofSeed + i
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { fn(t, seed) })
 	}
 }
 
@@ -191,7 +192,7 @@ func snapshot(f fstest.FS, n int) (string, error) {
 // Random operations on files' data, with remounts and snapshots in between.
 func TestProofFSX(t *testing.T) {
 	forKinds(t, func(t *testing.T, k proofKind) {
-		forSeeds(t, func(seed uint64) {
+		forSeeds(t, func(t *testing.T, seed uint64) {
 			w := newWorld(t, k, seed)
 			x := fstest.FSX{FS: w.lib(), Dir: ".", Seed: seed, Ops: ops(400), Block: blockOf(k), Logf: t.Logf, Remount: w.remount, Snapshot: snapshot}
 			if err := x.Run(); err != nil {
@@ -224,7 +225,7 @@ func otherError(o *fstest.Op, want, got fstest.Errno) bool {
 // Random operations on everything, with remounts, snapshots and crashes in between.
 func TestProofRandom(t *testing.T) {
 	forKinds(t, func(t *testing.T, k proofKind) {
-		forSeeds(t, func(seed uint64) {
+		forSeeds(t, func(t *testing.T, seed uint64) {
 			w := newWorld(t, k, seed)
 			x := fstest.Random{FS: w.lib(), Seed: seed, Ops: ops(800), Block: blockOf(k), Logf: t.Logf, Remount: w.remount, Crash: w.crash,
 				Allow: otherError, ShrinkFor: time.Minute, Compare: fstest.Compare{InPlace: k.options["nocow"] != ""}}

@@ -27,10 +27,11 @@ var (
 	proofOps   = flag.Int("proof.ops", 0, "operations for each seed; 0: as many as make a quick test")
 )
 
-// forSeeds runs a test with each seed.
-func forSeeds(fn func(seed uint64)) {
+// forSeeds runs a test with each seed, and ends what one has begun before the next.
+func forSeeds(t *testing.T, fn func(t *testing.T, seed uint64)) {
 	for i := range uint64(*proofSeeds) {
-		fn(*proofSeed + i)
+		seed := *proofSeed + i
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { fn(t, seed) })
 	}
 }
 
@@ -226,7 +227,7 @@ func snapshot(f fstest.FS, n int) (string, error) {
 func TestProofFSX(t *testing.T) {
 	for name, options := range map[string]map[string]string{"plain": nil, "blocks of 512": {"block_size": "512"}, "compressed": {"compression": "lz4"}} {
 		t.Run(name, func(t *testing.T) {
-			forSeeds(func(seed uint64) {
+			forSeeds(t, func(t *testing.T, seed uint64) {
 				s := newServed(t, 128, options)
 				x := fstest.FSX{FS: s.os(), Dir: ".", Seed: seed, Ops: ops(400), Logf: t.Logf, Remount: s.remount, Snapshot: s.snapshots()}
 				if err := x.Run(); err != nil {
@@ -239,7 +240,7 @@ func TestProofFSX(t *testing.T) {
 
 // Random operations on everything through the kernel.
 func TestProofRandom(t *testing.T) {
-	forSeeds(func(seed uint64) {
+	forSeeds(t, func(t *testing.T, seed uint64) {
 		s := newServed(t, 128, nil)
 		x := fstest.Random{FS: s.os(), Seed: seed, Ops: ops(600), Logf: t.Logf, Remount: s.remount,
 			Compare: fstest.Compare{CtimeSlack: 50 * time.Millisecond}, ShrinkFor: 30 * time.Second}
@@ -251,7 +252,7 @@ func TestProofRandom(t *testing.T) {
 
 // The server is killed again and again.
 func TestProofKill(t *testing.T) {
-	forSeeds(func(seed uint64) {
+	forSeeds(t, func(t *testing.T, seed uint64) {
 		s := newServed(t, 128, nil)
 		x := fstest.Random{FS: s.os(), Seed: seed, Ops: ops(600), Logf: t.Logf, Crash: s.kill, Compare: fstest.Compare{Cached: true, NoTimes: true},
 			ShrinkFor: 30 * time.Second}

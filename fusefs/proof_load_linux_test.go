@@ -16,7 +16,7 @@ func TestProofPosix(t *testing.T) {
 
 // The workload of generic/113, direct.
 func TestProofGeneric113(t *testing.T) {
-	forSeeds(func(seed uint64) {
+	forSeeds(t, func(t *testing.T, seed uint64) {
 		s := newServed(t, 512, nil)
 		for _, a := range fstest.Generic113(s.os(), ".", seed, 10, true) {
 			if err := a.Run(t.Context()); err != nil {
@@ -46,7 +46,7 @@ func TestProofFio(t *testing.T) {
 
 // Many goroutines do everything at once.
 func TestProofMix(t *testing.T) {
-	forSeeds(func(seed uint64) {
+	forSeeds(t, func(t *testing.T, seed uint64) {
 		s := newServed(t, 256, nil)
 		x := fstest.Mix{FS: s.os(), Seed: seed, Ops: ops(200), Without: []fstest.OpKind{fstest.OpClone}, Logf: t.Logf}
 		if err := x.Run(t.Context()); err != nil {
@@ -57,7 +57,7 @@ func TestProofMix(t *testing.T) {
 
 // A database and mail, and the server is killed.
 func TestProofKillLoads(t *testing.T) {
-	forSeeds(func(seed uint64) {
+	forSeeds(t, func(t *testing.T, seed uint64) {
 		s := newServed(t, 256, nil)
 		tick := func() int { return 1 }
 		d := &fstest.Database{FS: s.os(), Dir: "db", Seed: seed, Pages: 24, Clock: tick}
