@@ -64,6 +64,7 @@ func writeEverything(v *bcachefs.View, dir string, r *rand.Rand) (err error) {
 	if must(e); e != nil {
 		return err
 	}
+	defer f.Close() // where there is no space left for what follows
 	for range 20 {
 		_, e := f.WriteAt(content(1+r.IntN(20000)), r.Int64N(1<<22))
 		must(e)

@@ -356,6 +356,17 @@ func TestSnapshots(t *testing.T) {
 	if got, want := names(), []string{"", "moved"}; !slices.Equal(got, want) {
 		t.Errorf("subvolumes %q, want %q", got, want)
 	}
+	for range 3 { // ids come back, and mean other subvolumes
+		v, err := d.CreateSubvolume("again", 0o755)
+		d.must(err)
+		d.must(v.WriteFile("f", []byte("again"), 0o644))
+		d.must(second(v.ReadFile("f")))
+		d.must(d.DeleteSubvolume("again"))
+		d.must(d.fs.WaitDeleted(t.Context()))
+	}
+	if m := d.fs.Messages(); len(m) > 0 {
+		t.Errorf("messages: %q", m)
+	}
 	if got, err := d.ReadFile("moved/f"); err != nil || string(got) != "three" {
 		t.Errorf("what is left: %q, %v", got, err)
 	}

@@ -141,6 +141,13 @@ func (t *openTable) unlinkSubvol(id uint32) (free bool) {
 	return v.inodes.Load() == 0
 }
 
+// forgetSubvol forgets a subvolume that was deleted: its id may be given to another one.
+func (t *openTable) forgetSubvol(id uint32) {
+	t.mu.Lock()
+	delete(t.subvols, id)
+	t.mu.Unlock()
+}
+
 // holders calls fn for the subvolumes in which an inode number is held, until it returns true, and returns that.
 func (t *openTable) holders(inum uint64, fn func(subvol uint32) bool) bool {
 	s := t.shard(inum)

@@ -115,6 +115,7 @@ func (r *reaper) one(wait bool) bool {
 }
 
 func (r *reaper) deleteSubvol(id uint32) error {
+	r.fs.open.forgetSubvol(id) // before another one can have the id
 	err := r.fs.vols.Delete(r.ctx, id)
 	if err != nil && !errors.Is(err, snapshot.ErrNoSubvolume) {
 		return err
