@@ -47,8 +47,10 @@ func (w *Writer) shardOf(dir ID) int {
 // The leaf where it is not, or what is left there, stays locked: nobody else gets it.
 func (w *Writer) newInum(tx *trans.Tx, dir ID) (inum uint64, generation uint32, err error) {
 	shard := w.shardOf(dir)
-	if inum, generation, ok, err := w.reuse(tx, shard); ok || err != nil {
-		return inum, generation, err
+	for i := range w.shards { // rather one of another shard than a new one
+		if inum, generation, ok, err := w.reuse(tx, (shard+i)%len(w.shards)); ok || err != nil {
+			return inum, generation, err
+		}
 	}
 	inum, err = w.freshInum(tx, shard)
 	return inum, 0, err
