@@ -44,7 +44,9 @@ func (t QuotaType) internal() (ondisk.QuotaType, error) {
 }
 
 func newQuota(s *quota.Status) Quota {
-	limits := func(l ondisk.QuotaLimit, unit uint64) QuotaLimits { return QuotaLimits{Soft: l.Soft * unit, Hard: l.Hard * unit} }
+	limits := func(l ondisk.QuotaLimit, unit uint64) QuotaLimits {
+		return QuotaLimits{Soft: l.Soft * unit, Hard: l.Hard * unit}
+	}
 	return Quota{ID: s.ID, Bytes: s.Sectors * sectorSize, Inodes: s.Inodes, ByteLimits: limits(s.Limits.Space, sectorSize),
 		InodeLimits: limits(s.Limits.Inodes, 1), BytesExpire: s.SpaceExpires, InodesExpire: s.InodesExpire}
 }

@@ -118,7 +118,9 @@ func (v *Volume) writePiece(ctx context.Context, inum, block, blocks uint64, o *
 }
 
 // nonceOf is the nonce of an extent's data that is not compressed; crc is not 0 if it was a part of other data.
-func nonceOf(v ondisk.Version, crc uint32) crypt.Nonce { return crypt.ExtentNonceOf(v.Hi, v.Lo, crc, 0, 0) }
+func nonceOf(v ondisk.Version, crc uint32) crypt.Nonce {
+	return crypt.ExtentNonceOf(v.Hi, v.Lo, crc, 0, 0)
+}
 
 // put writes data to all places of an allocation, encrypted if that is part of its checksum, and returns the value of the extent.
 func (v *Volume) put(ctx context.Context, al *alloc.Allocation, content uint64, csum checksum.Type, version ondisk.Version) (val []byte, err error) {

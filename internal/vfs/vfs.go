@@ -81,7 +81,9 @@ func New(ctx context.Context, rw *engine.RW, cfg Config) (*FS, error) {
 	f.vols = snapshot.New(snapshot.Config{Store: rw.Store, Table: rw.Snapshots, Now: now, TimeBase: sb.TimeBase,
 		TimePrecision: sb.TimePrecision, Rand: cfg.Rand})
 	f.quota = quota.New(quota.Config{Store: rw.Store, Snapshots: rw.Snapshots, Enabled: quota.TypesOf(sb), Superblock: rw.Super.Superblock,
-		UpdateSuper: func(ctx context.Context, change func(sb *ondisk.Superblock) error) error { return rw.Super.Update(ctx, change, nil) }, Now: now})
+		UpdateSuper: func(ctx context.Context, change func(sb *ondisk.Superblock) error) error {
+			return rw.Super.Update(ctx, change, nil)
+		}, Now: now})
 	flag := func(name string) bool { o, ok := ondisk.FindOption(name); return ok && sb.Option(o) != 0 }
 	shards := 1
 	if flag("shard_inode_numbers") {
