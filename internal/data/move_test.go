@@ -252,7 +252,7 @@ func TestMoveJoins(t *testing.T) {
 		// Something else gets in between, so that buckets end elsewhere each time.
 		w.write(w.file(fmt.Sprint("other-", round)), random(rand.New(rand.NewPCG(3, uint64(round))), 4096*(1+round%5)), 0)
 		res, err := w.w.Move(t.Context(), all, moveOptions())
-		if err != nil || res.Keys != len(all) {
+		if err != nil || res.Keys+res.Raced != len(all) { // copygc may have been quicker
 			t.Fatalf("round %d: %+v, %v", round, res, err)
 		}
 	}
