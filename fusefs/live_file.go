@@ -146,6 +146,25 @@ func (l *live) writeBackFile(node uint64, id bcachefs.InodeID) bool {
 	return true
 }
 
+// dropFor is dropPrivileges for requests that do not say whether their caller is privileged: root is. Others keep the set-group-id bit of a file that the
+// group may not execute only if they are of that group; that they may be by another than their first one is not looked at.
+func (l *live) dropFor(h *fuse.InHeader, node uint64, id bcachefs.InodeID) fuse.Status {
+	if h.Uid == 0 {
+		return fuse.OK
+	}
+	if st := l.dropPrivileges(node, id); !st.Ok() {
+		return st
+	}
+	s, err := l.fsys.Stat(l.ctx, id)
+	if err != nil || s.RawMode&syscall.S_ISGID == 0 || s.GID == h.Gid {
+		return toStatus(err)
+	}
+	mode := s.RawMode &^ (syscall.S_IFMT | syscall.S_ISGID)
+	_, err = l.fsys.SetAttr(l.ctx, id, bcachefs.Attrs{RawMode: &mode, Forced: true})
+	l.srv.InodeNotify(node, -1, 0)
+	return toStatus(err)
+}
+
 // dropPrivileges clears set-id bits that are lost by a write, of which the kernel has to be told.
 func (l *live) dropPrivileges(node uint64, id bcachefs.InodeID) fuse.Status {
 	s, err := l.fsys.Stat(l.ctx, id)
@@ -200,7 +219,12 @@ func (l *live) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Stat
 	if in.Length == 0 || in.Offset > math.MaxInt64 || in.Length > math.MaxInt64-in.Offset {
 		return fuse.Status(syscall.EFBIG)
 	}
-	return toStatus(l.fsys.Allocate(interruptible{l.ctx, cancel}, id, mode, int64(in.Offset), int64(in.Length)))
+	if st := l.dropFor(&in.InHeader, in.NodeId, id); !st.Ok() {
+		return st
+	}
+	ctx, end := interruptible(l.ctx, cancel, signalPatience)
+	defer end()
+	return toStatus(l.fsys.Allocate(ctx, id, mode, int64(in.Offset), int64(in.Length)))
 }
 
 func (l *live) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
@@ -220,7 +244,12 @@ func (l *live) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (
 	if in.OffIn > math.MaxInt64-n || in.OffOut > math.MaxInt64-n {
 		return 0, fuse.Status(syscall.EFBIG)
 	}
-	copied, err := l.fsys.CopyRange(interruptible{l.ctx, cancel}, from, int64(in.OffIn), to, int64(in.OffOut), int64(n))
+	if st := l.dropFor(&in.InHeader, in.NodeIdOut, to); !st.Ok() {
+		return 0, st
+	}
+	ctx, end := interruptible(l.ctx, cancel, signalPatience)
+	defer end()
+	copied, err := l.fsys.CopyRange(ctx, from, int64(in.OffIn), to, int64(in.OffOut), int64(n))
 	if copied > 0 {
 		err = nil
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -471,5 +472,45 @@ func TestLiveStatfs(t *testing.T) {
 	}
 	if after.Files != before.Files+n {
 		t.Errorf("%d files after %d, %d more", after.Files, before.Files, n)
+	}
+}
+
+// Whoever is not root takes set-id bits away from what he allocates space in, as a write does; root does not.
+func TestLiveFallocateDropsPrivileges(t *testing.T) {
+	m := newMount(t, 64)
+	name := filepath.Join(m.dir, "f")
+	const mode = unix.S_IFREG | 0o6666
+	for _, c := range []struct {
+		uid  int
+		want uint32
+	}{{0, mode}, {1000, mode &^ 0o6000}} {
+		for _, how := range []uint32{0, unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_ZERO_RANGE} {
+			os.Remove(name)
+			if err := os.WriteFile(name, make([]byte, 8192), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Chmod(name, 0o6666); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.OpenFile(name, os.O_RDWR, 0) // others cannot come here
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error)
+			go func() { // the thread ends with the goroutine
+				runtime.LockOSThread()
+				done <- errors.Join(unix.Setfsgid(c.uid), unix.Setfsuid(c.uid), unix.Fallocate(int(f.Fd()), how, 0, 4096), f.Close())
+			}()
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			var st unix.Stat_t
+			if err := unix.Stat(name, &st); err != nil {
+				t.Fatal(err)
+			}
+			if st.Mode != c.want {
+				t.Errorf("user %d, fallocate mode %#x: %#o, want %#o", c.uid, how, st.Mode, c.want)
+			}
+		}
 	}
 }

@@ -7,25 +7,29 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs"
 )
 
-// interruptible is a context of an operation that may take long: it ends with the mount, or when the caller got a signal. Others are not interrupted:
-// programs do not expect EINTR of them.
-type interruptible struct {
-	context.Context
-	cancel <-chan struct{}
-}
+// signalPatience is how long an operation goes on after which a signal to its caller ends it. Programs do not expect EINTR of one that takes a moment, and for
+// io_uring the kernel tells of signals that are none.
+const signalPatience = 2 * time.Second
 
-func (c interruptible) Done() <-chan struct{} { return c.cancel }
-
-func (c interruptible) Err() error {
-	select {
-	case <-c.cancel:
-		return context.Canceled
-	default:
-		return c.Context.Err()
+// interruptible returns the context of an operation that may take long: it ends with the mount, or when the caller got a signal and it has taken long. Others
+// are not interrupted. end is called when the operation has ended.
+func interruptible(parent context.Context, signal <-chan struct{}, patience time.Duration) (ctx context.Context, end func()) {
+	ctx, cancel := context.WithCancel(parent)
+	t := time.AfterFunc(patience, func() {
+		select {
+		case <-signal:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		t.Stop()
+		cancel()
 	}
 }
 

@@ -5,6 +5,7 @@ package fusefs
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -47,25 +48,37 @@ func TestFolded(t *testing.T) {
 	}
 }
 
-// A long operation ends when its caller got a signal, and with the mount.
+// A long operation ends when its caller got a signal, and with the mount; one that takes a moment does not.
 func TestInterruptible(t *testing.T) {
-	ctx, end := context.WithCancel(t.Context())
+	parent, endMount := context.WithCancel(t.Context())
 	signal := make(chan struct{})
-	c := interruptible{ctx, signal}
-	if c.Err() != nil {
-		t.Error("ended before anything happened")
-	}
 	close(signal)
-	select {
-	case <-c.Done():
-	default:
-		t.Error("a signal does not end it")
-	}
-	if toStatus(c.Err()) != fuse.EINTR {
-		t.Error(c.Err())
+	ctx, end := interruptible(parent, signal, time.Hour)
+	if ctx.Err() != nil {
+		t.Error("a signal ended it at once")
 	}
 	end()
-	if c := (interruptible{ctx, make(chan struct{})}); c.Err() == nil {
+	if ctx.Err() == nil {
+		t.Error("it goes on after its end")
+	}
+	ctx, end = interruptible(parent, signal, time.Millisecond)
+	defer end()
+	select {
+	case <-ctx.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("a signal does not end it")
+	}
+	if toStatus(ctx.Err()) != fuse.EINTR {
+		t.Error(ctx.Err())
+	}
+	ctx, end = interruptible(parent, make(chan struct{}), time.Millisecond)
+	defer end()
+	time.Sleep(5 * time.Millisecond)
+	if ctx.Err() != nil {
+		t.Error("it ended without a signal")
+	}
+	endMount()
+	if ctx.Err() == nil {
 		t.Error("the end of the mount does not end it")
 	}
 }
