@@ -261,8 +261,11 @@ func (l *live) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fu
 	if !st.Ok() {
 		return st
 	}
-	if in.Offset > math.MaxInt64 || in.Whence != bcachefs.SeekData && in.Whence != bcachefs.SeekHole {
+	switch {
+	case in.Whence != bcachefs.SeekData && in.Whence != bcachefs.SeekHole:
 		return fuse.EINVAL
+	case in.Offset > math.MaxInt64: // negative
+		return fuse.Status(syscall.ENXIO)
 	}
 	l.writeBackFile(in.NodeId, id)
 	off, err := l.fsys.SeekInode(l.ctx, id, int64(in.Offset), int(in.Whence))
