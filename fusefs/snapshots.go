@@ -54,6 +54,7 @@ func (r *raw) subvolumes(ctx context.Context) ([]bcachefs.SubvolumeInfo, fuse.St
 	if err != nil {
 		return nil, toStatus(err)
 	}
+	subs = slices.DeleteFunc(subs, func(s bcachefs.SubvolumeInfo) bool { return s.Unlinked }) // about to be deleted
 	slices.SortFunc(subs, func(a, b bcachefs.SubvolumeInfo) int { return int(a.ID) - int(b.ID) })
 	return subs, fuse.OK
 }
