@@ -24,7 +24,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .ONESHELL:
 .SILENT:
-.PHONY: matrix stress run test bench fuzz lint build clean gofmt vet cross race fuse spin
+.PHONY: matrix stress run test bench fuzz lint build clean gofmt vet cross race fuse fio spin
 
 run: build fuse
 	mkdir -p dist mnt
@@ -70,7 +70,7 @@ run: build fuse
 	echo "dist/run.img is mounted read-write at ./mnt: use it. To unmount: $$unmount"
 	echo "It is there again at the next make run; make clean deletes it."
 
-test: gofmt vet fuse cross spin
+test: gofmt vet fuse fio cross spin
 	echo "== go test"
 	$(GO) test -timeout $(TIMEOUT) ./...
 	$(MAKE) --no-print-directory race
@@ -152,6 +152,17 @@ fuse:
 	echo "== installing fuse3"
 	if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fuse3 >/dev/null; }; then
 		echo "could not install fuse3: going on without" >&2
+	fi
+
+# One test has fio put a mount under load; it skips itself without.
+fio:
+	if [ "$$(uname -s)" != Linux ] || command -v fio >/dev/null; then exit 0; fi
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+		echo "fio is missing, one test is skipped (Debian: sudo apt-get install fio)"; exit 0
+	fi
+	echo "== installing fio"
+	if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq fio >/dev/null; }; then
+		echo "could not install fio: going on without" >&2
 	fi
 
 # The model needs spin, which makes a C program of it, and a compiler for that.

@@ -3,10 +3,8 @@ package bcachefs_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,16 +67,7 @@ func TestFormatReproducible(t *testing.T) {
 		if _, err := bcachefs.Format(t.Context(), []bcachefs.FormatDevice{{Path: path, CreateBytes: size, Label: "a"}}, opts); err != nil {
 			t.Fatal(err)
 		}
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		h := sha256.New()
-		if _, err := io.Copy(h, f); err != nil {
-			t.Fatal(err)
-		}
-		return fmt.Sprintf("%x", h.Sum(nil))
+		return fmt.Sprintf("%x", sumOf(t, path))
 	}
 	first := format("one", opts)
 	if err := os.WriteFile(filepath.Join(dir, "two"), bytes.Repeat([]byte("junk"), size/8), 0o600); err != nil {

@@ -30,7 +30,7 @@ func TestProofGeneric113(t *testing.T) {
 func TestProofFio(t *testing.T) {
 	fio, err := exec.LookPath("fio")
 	if err != nil {
-		t.Skip("needs fio")
+		t.Skip("needs fio, which make test installs where it may")
 	}
 	s := newServed(t, 512, nil)
 	jobs := t.TempDir() + "/jobs"
