@@ -1,6 +1,7 @@
 package trans
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,8 +29,8 @@ var (
 
 // crashTx is a transaction that was committed.
 type crashTx struct {
-	order   int64
 	seq     uint64
+	offset  int // in the journal entry: what is written without locks is ordered by nothing else
 	keys    []crashKey
 	deltas  [3]int64 // of some counters
 	blindly []crashKey
@@ -49,12 +49,11 @@ type acked struct {
 
 // crashRun is what a run on recorded devices did.
 type crashRun struct {
-	seed  uint64
-	log   *blockdev.Log
-	order atomic.Int64
-	mu    sync.Mutex
-	txs   []crashTx
-	acks  []acked
+	seed uint64
+	log  *blockdev.Log
+	mu   sync.Mutex
+	txs  []crashTx
+	acks []acked
 }
 
 var crashBtrees = []ondisk.BtreeID{ondisk.BtreeXattrs, ondisk.BtreeAlloc, ondisk.BtreeInodes, ondisk.BtreeQuotas, ondisk.BtreeBackpointers}
@@ -130,7 +129,7 @@ func (r *crashRun) one(w *world, rnd *rand.Rand, deletes bool) {
 				tx.Account(counter(i), rec.deltas[i])
 			}
 		}
-		tx.OnCommit(func(seq uint64) { rec.seq, rec.order = seq, r.order.Add(1) })
+		tx.OnCommit(func(seq uint64) { rec.seq, rec.offset = seq, tx.res.Offset() })
 		return nil
 	})
 	if err != nil {
@@ -157,6 +156,11 @@ func (r *crashRun) one(w *world, rnd *rand.Rand, deletes bool) {
 		r.acks = append(r.acks, acked{tick, rec.seq})
 		r.mu.Unlock()
 	}
+}
+
+// sort puts the transactions in the order of the journal.
+func (r *crashRun) sort() {
+	slices.SortFunc(r.txs, func(a, b crashTx) int { return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.offset, b.offset)) })
 }
 
 func counter(i int) ondisk.AccountingPos {
@@ -365,7 +369,7 @@ func TestCrash(t *testing.T) {
 			geometry(w, rnd)
 			r := &crashRun{seed: seed}
 			r.record(t, w, 1+rnd.IntN(4), 150)
-			slices.SortFunc(r.txs, func(a, b crashTx) int { return int(a.order - b.order) })
+			r.sort()
 			ends := r.log.Ticks()
 			n := 0
 			for tick := 0; tick <= ends; tick += 1 + rnd.IntN(2**crashStep-1) {

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -53,7 +52,7 @@ func TestFaults(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			slices.SortFunc(r.txs, func(a, b crashTx) int { return int(a.order - b.order) })
+			r.sort()
 			// What failed may be in the background, at last.
 			ctx := context.Background()
 			qerr := w.s.Quiesce(ctx)
