@@ -36,6 +36,15 @@ func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, s
 	return h, fl, errno
 }
 
+// Create does as Open does.
+func (n *node) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
+	child, h, fl, errno := n.LoopbackNode.Create(ctx, name, flags, mode, out)
+	if lf, ok := h.(*fs.LoopbackFile); ok && errno == 0 {
+		return child, file{lf}, fl | fuse.FOPEN_KEEP_CACHE, 0
+	}
+	return child, h, fl, errno
+}
+
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) != 3 {
