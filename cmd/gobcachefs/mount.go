@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -100,6 +101,7 @@ func (m *mountCmd) run(ctx context.Context, args []string) (err error) {
 	if m.fake {
 		return nil
 	}
+	moreProcs()
 	srv, err := fusefs.Mount(f, dir, fusefs.Options{View: v, Source: source, AllowOther: opts.allowOther,
 		SnapshotsDir: opts.snapshots, Debug: m.debug, Extra: opts.kernel})
 	if err != nil {
@@ -112,6 +114,15 @@ func (m *mountCmd) run(ctx context.Context, args []string) (err error) {
 		m.log.toSystem(dir)
 	}
 	return m.serve(ctx, dir, srv)
+}
+
+// moreProcs lets more goroutines run at once than there are processors. A thread that waits for the kernel's next request keeps its turn (the P of Go's
+// scheduler) until a timer takes it away; where there are as many turns as processors, one that has got a request waits for that timer. On two
+// processors this costs a fifth to a half of what a mount can do.
+func moreProcs() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(8, 2*runtime.GOMAXPROCS(0)))
+	}
 }
 
 // close closes the filesystem after a mount. Of one in the background there is nobody to see the exit code: the system's log has it.
