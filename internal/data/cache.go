@@ -7,8 +7,8 @@ import (
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
-// blobID names stored bytes and how they are decoded: pointer and CRC entry of an extent. Nothing is written while a
-// filesystem is open, so what it names never changes.
+// blobID names stored bytes and how they are decoded: pointer and CRC entry of an extent. With the checksum in it, what it names never changes: when the
+// place is written again, an extent there has another one.
 type blobID struct {
 	sector       ondisk.Sector
 	dev, gen     uint8
@@ -57,10 +57,12 @@ func newCache(budget int64) *cache {
 	return c
 }
 
-func (c *cache) shard(id *blobID) *cacheShard {
-	h := (uint64(id.sector) ^ uint64(id.dev)<<40) * 0x9e3779b97f4a7c15
-	return &c.shards[h>>60]
+// shard says which of the shards of what is kept by ids has this one.
+func (id *blobID) shard() uint64 {
+	return (uint64(id.sector) ^ uint64(id.dev)<<40) * 0x9e3779b97f4a7c15 >> 60
 }
+
+func (c *cache) shard(id *blobID) *cacheShard { return &c.shards[id.shard()] }
 
 // peek returns a finished entry, pinned, or nil.
 func (c *cache) peek(id blobID) *cacheEntry {

@@ -10,7 +10,9 @@
 //   - raw: nothing to verify, only the wanted sectors are read, straight into the caller's buffer;
 //   - whole: the unit is all that one checksum covers, and is read and verified in the caller's buffer;
 //   - blob: the whole of what is stored must be read and decoded (compressed data, or a part of what a checksum covers).
-//     What was decoded for a part is kept in a cache of bounded size, so that small reads do not repeat it.
+//     What was decoded for a part is kept in a cache of bounded size, so that small reads do not repeat it;
+//   - blocks: of what is stored as it is read, and was verified as a whole before, only the blocks of 4 KiB that the unit lies in are read, and verified by
+//     checksums of theirs that are remembered much longer than the data.
 //
 // Units that follow one another in the file and on a device are read together, and independent reads run in parallel.
 //
@@ -97,7 +99,7 @@ type Config struct {
 	Key     *crypt.Key // nil if the filesystem is not encrypted
 	// ExtentTypes has the lengths of extent entries, known and unknown.
 	ExtentTypes ondisk.ExtentTypeU64s
-	CacheBytes  int64 // bound of the cache of decoded extents; 0 means 64 MiB
+	CacheBytes  int64 // bound of the cache of decoded extents, and of an eighth of it for checksums of blocks; 0 means 64 MiB
 	Parallel    int   // bound of concurrent tasks of one read; 0 means the number of CPUs
 	// OnBadReplica is told of replicas that could not be read or did not verify, while another one served. It must not block. It may be nil.
 	OnBadReplica func(BadReplica)
@@ -116,6 +118,7 @@ type BadReplica struct {
 type Reader struct {
 	cfg      Config
 	cache    *cache
+	sums     *blockSums
 	buffers  bufferPool
 	requests sync.Pool
 
@@ -131,7 +134,8 @@ func NewReader(cfg Config) *Reader {
 	if cfg.Parallel <= 0 {
 		cfg.Parallel = runtime.GOMAXPROCS(0)
 	}
-	r := &Reader{cfg: cfg, cache: newCache(cfg.CacheBytes)}
+	sums := cfg.CacheBytes / 8
+	r := &Reader{cfg: cfg, cache: newCache(cfg.CacheBytes - sums), sums: newBlockSums(sums)}
 	r.requests.New = func() any { return new(request) }
 	return r
 }

@@ -54,6 +54,7 @@ func (f *fakeTrees) Lookup(_ context.Context, id ondisk.BtreeID, pos ondisk.Pos)
 type fakeDisk struct {
 	blockdev.Device
 	reads  atomic.Int64
+	bytes  atomic.Int64 // read
 	broken atomic.Bool
 }
 
@@ -61,6 +62,7 @@ var errBroken = errors.New("medium error")
 
 func (d *fakeDisk) ReadAt(ctx context.Context, p []byte, off int64) error {
 	d.reads.Add(1)
+	d.bytes.Add(int64(len(p)))
 	if d.broken.Load() {
 		return errBroken
 	}

@@ -148,8 +148,17 @@ func (r *Reader) readCached(ctx context.Context, u *unit, p *ondisk.DecodedPtr, 
 		r.cache.release(e)
 		return nil
 	}
+	if hasBlockSums(crc) && !rebuild {
+		if sums := r.sums.get(&id); sums != nil && r.readBlocks(ctx, p, sums, u.from(crc), dst) {
+			return nil
+		}
+	}
 	e, err := r.cache.get(ctx, id, int(crc.UncompressedSize)*sectorSize, func(blob []byte) error {
-		return r.fill(ctx, u, p, blob, rebuild)
+		err := r.fill(ctx, u, p, blob, rebuild)
+		if err == nil && hasBlockSums(crc) && !rebuild {
+			r.sums.put(&id, blob)
+		}
+		return err
 	})
 	if err != nil {
 		return err
