@@ -2,6 +2,8 @@ package trans
 
 import (
 	"context"
+	"math"
+	"slices"
 	"sync"
 
 	"github.com/go-bcachefs/bcachefs/internal/journal"
@@ -14,9 +16,10 @@ import (
 // child, which can be the root then. One goroutine looks at them.
 type mergeQueue struct {
 	mu    sync.Mutex
-	nodes []place
-	busy  bool
-	rest  *sync.Cond    // told when nothing is left
+	nodes []place       // ascending by turn
+	turn  uint64        // of the last that was added
+	doing uint64        // the turn that is being done; 0: none
+	rest  *sync.Cond    // told when one was done
 	wake  chan struct{} // of capacity 1
 }
 
@@ -25,6 +28,7 @@ type place struct {
 	tree  *tree
 	level uint8
 	at    ondisk.Pos
+	turn  uint64 // in the queue of merges
 }
 
 // maxMerges is how many nodes wait at most. What is left out comes again when more is deleted there.
@@ -38,15 +42,30 @@ func (s *Store) shrunk(b *bnode) {
 	}
 	// If it cannot be merged now it is not looked at again before it is much smaller.
 	b.mergeBelow = live*3/4 - 1
-	s.merges.add(place{b.tree, b.level, b.max})
+	s.merges.add(place{tree: b.tree, level: b.level, at: b.max})
 }
 
 func (q *mergeQueue) add(p place) {
 	q.mu.Lock()
 	if len(q.nodes) < maxMerges {
+		q.turn++
+		p.turn = q.turn
 		q.nodes = append(q.nodes, p)
 	}
 	q.mu.Unlock()
+	q.kick()
+}
+
+// follow adds what comes of the merge that is being done, and is a part of it: it comes before all others.
+func (q *mergeQueue) follow(p place) {
+	q.mu.Lock()
+	p.turn = q.doing
+	q.nodes = slices.Insert(q.nodes, 0, p)
+	q.mu.Unlock()
+	q.kick()
+}
+
+func (q *mergeQueue) kick() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
@@ -61,19 +80,29 @@ func (q *mergeQueue) run(ctx context.Context, s *Store) {
 		case <-ctx.Done():
 			return
 		}
-		for ctx.Err() == nil {
-			q.mu.Lock()
-			if q.busy = len(q.nodes) > 0; !q.busy {
-				q.rest.Broadcast()
-				q.mu.Unlock()
-				break
-			}
-			p := q.nodes[0]
-			q.nodes = q.nodes[1:]
-			q.mu.Unlock()
-			q.mergeOne(ctx, s, p)
+		for ctx.Err() == nil && q.step(ctx, s) {
+			continue
 		}
 	}
+}
+
+// step merges one node, if it can be; it is false if there is none.
+func (q *mergeQueue) step(ctx context.Context, s *Store) bool {
+	q.mu.Lock()
+	if len(q.nodes) == 0 {
+		q.mu.Unlock()
+		return false
+	}
+	p := q.nodes[0]
+	q.nodes = q.nodes[1:]
+	q.doing = p.turn
+	q.mu.Unlock()
+	q.mergeOne(ctx, s, p)
+	q.mu.Lock()
+	q.doing = 0
+	q.rest.Broadcast()
+	q.mu.Unlock()
+	return true
 }
 
 // mergeOne merges a node, if it can be.
@@ -90,16 +119,68 @@ func (q *mergeQueue) mergeOne(ctx context.Context, s *Store, p place) {
 func (q *mergeQueue) idle() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.nodes) == 0 && !q.busy
+	return !q.has(math.MaxUint64)
+}
+
+// has reports whether there is something left of the turns up to one. The caller holds mu.
+func (q *mergeQueue) has(turn uint64) bool {
+	return q.doing != 0 && q.doing <= turn || len(q.nodes) > 0 && q.nodes[0].turn <= turn
 }
 
 // drain waits until nothing is left to be merged.
 func (q *mergeQueue) drain() {
 	q.mu.Lock()
-	for len(q.nodes) > 0 || q.busy {
+	for q.has(math.MaxUint64) {
 		q.rest.Wait()
 	}
 	q.mu.Unlock()
+}
+
+// wait waits until what is to be merged by now has been, with all that follows, or a context ends.
+func (q *mergeQueue) wait(ctxs ...context.Context) {
+	over := false
+	for _, ctx := range ctxs {
+		defer context.AfterFunc(ctx, func() {
+			q.mu.Lock()
+			over = true
+			q.rest.Broadcast()
+			q.mu.Unlock()
+		})()
+	}
+	q.mu.Lock()
+	for last := q.turn; q.has(last) && !over; {
+		q.rest.Wait()
+	}
+	q.mu.Unlock()
+}
+
+// WaitShrunk waits until btrees of which something was deleted have given up the nodes that they do not need any more. It reports whether there was
+// anything to wait for.
+func (s *Store) WaitShrunk(ctx context.Context) (any bool, err error) {
+	if err := s.journal.Deliver(ctx); err != nil {
+		return false, err
+	}
+	if any = s.wb.len() > 0; any {
+		if err := s.wb.flush(ctx); err != nil {
+			return true, err
+		}
+	}
+	// A level that shrinks may have the one above it shrink.
+	for range ondisk.MaxBtreeDepth {
+		switch {
+		case s.merges.idle() && s.interior.idle():
+			return any, nil
+		case s.cfg.Ordered:
+			s.settled(ctx)
+		default:
+			s.merges.wait(ctx, s.ctx)
+		}
+		if err := s.WaitInterior(ctx); err != nil {
+			return true, err
+		}
+		any = true
+	}
+	return any, nil
 }
 
 // merge puts a node and a neighbour together, if they are small enough, or makes the single child of a root the root.
@@ -187,14 +268,14 @@ func (m *merging) replace(tx *Tx, l, r, p *bnode) error {
 	}
 	// There may be more to do: with the next neighbour, above, and where children of the two have become neighbours.
 	q := &m.s.merges
-	q.add(place{m.tree, b.level, b.max})
+	q.follow(place{tree: m.tree, level: b.level, at: b.max})
 	if b.level > 0 {
-		q.add(place{m.tree, b.level - 1, l.max})
+		q.follow(place{tree: m.tree, level: b.level - 1, at: l.max})
 	}
 	if !m.isRoot(p) {
 		m.s.shrunk(p)
 	} else if len(p.index.Load().children) == 1 {
-		q.add(place{m.tree, p.level, p.max})
+		q.follow(place{tree: m.tree, level: p.level, at: p.max})
 	}
 	return nil
 }
@@ -228,7 +309,7 @@ func (m *merging) lowerRoot(tx *Tx, b *bnode) error {
 		}
 		m.tree.root.Store(c.self)
 		if c.level > 0 && len(c.index.Load().children) == 1 {
-			m.s.merges.add(place{m.tree, c.level, c.max})
+			m.s.merges.follow(place{tree: m.tree, level: c.level, at: c.max})
 		}
 	})
 }

@@ -87,6 +87,37 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// Who waits for it finds a btree as small as it can be.
+func TestWaitShrunk(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.NodeBytes = 2048 })
+	set := func(i int, typ ondisk.KeyType) {
+		w.update(func(tx *Tx) error {
+			k := ondisk.Key{Type: typ, Pos: ondisk.Pos{Inode: 1, Offset: uint64(i)}}
+			tx.UpdateBuffered(ondisk.BtreeLRU, k)
+			return tx.Update(ondisk.BtreeQuotas, k, 0)
+		})
+	}
+	for _, typ := range []ondisk.KeyType{ondisk.KeySet, ondisk.KeyDeleted} {
+		for i := range 3000 {
+			set(i, typ)
+		}
+		if typ == ondisk.KeySet {
+			if err := w.s.FlushWriteBuffer(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if any, err := w.s.WaitShrunk(t.Context()); !any || err != nil {
+		t.Errorf("nothing was waited for, or %v", err)
+	}
+	if st := w.s.Stats(); st.Nodes != 2 {
+		t.Errorf("%d nodes are left of 2 btrees", st.Nodes)
+	}
+	if any, err := w.s.WaitShrunk(t.Context()); any || err != nil {
+		t.Errorf("there is still something to wait for: %v, %v", any, err)
+	}
+}
+
 // Trees breathe while several transactions work on them.
 func TestMergeConcurrently(t *testing.T) {
 	noLeaks(t)

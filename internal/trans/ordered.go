@@ -90,20 +90,6 @@ func (q *interiorQueue) drop() {
 	q.mu.Unlock()
 }
 
-// step merges one node, if it can be; it is false if there is none.
-func (q *mergeQueue) step(ctx context.Context, s *Store) bool {
-	q.mu.Lock()
-	if len(q.nodes) == 0 {
-		q.mu.Unlock()
-		return false
-	}
-	p := q.nodes[0]
-	q.nodes = q.nodes[1:]
-	q.mu.Unlock()
-	q.mergeOne(ctx, s, p)
-	return true
-}
-
 // step writes one node of those that are to be written; it is false if there is none.
 func (q *writeQueue) step(s *Store) bool {
 	b := q.next()

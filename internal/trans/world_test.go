@@ -36,10 +36,9 @@ type world struct {
 	// A test that makes devices fail expects that.
 	failing bool
 
-	mu      sync.Mutex
-	next    ondisk.Sector
-	freed   []freedNode
-	written map[ondisk.Sector]bool // places that were
+	mu    sync.Mutex
+	next  ondisk.Sector
+	freed []freedNode
 }
 
 // freedNode is a place to which the pointer was replaced in a journal entry.
@@ -75,7 +74,7 @@ func newWorldOn(t testing.TB, change func(*world)) *world {
 
 // makeWorld returns a world that was not opened yet.
 func makeWorld(t testing.TB) *world {
-	w := &world{TB: t, dev: blockdev.NewMemory(4 << 30), jdev: blockdev.NewMemory(32 << 20), first: 1, next: 8, written: map[ondisk.Sector]bool{}}
+	w := &world{TB: t, dev: blockdev.NewMemory(4 << 30), jdev: blockdev.NewMemory(32 << 20), first: 1, next: 8}
 	w.cfg = Config{NodeBytes: testNode, BlockBytes: testBlock, Magic: testMagic, Version: ondisk.VersionDefault, Csum: checksum.CRC32CNonzero,
 		CacheBytes: 64 << 20, ReadNode: w.readNode, WriteNode: w.writeNode, Alloc: w, Logf: t.Logf, OnError: func(err error) {
 			if !w.failing {
@@ -175,29 +174,24 @@ func (w *world) AllocNodes(_ context.Context, n int, _ journal.Watermark, _ bool
 		at := w.next
 		if len(w.freed) > 0 && w.freed[0].seq <= w.j.Durable() {
 			at = w.freed[0].at
-			delete(w.written, at)
 			w.freed = w.freed[1:]
 		} else {
 			w.next += ondisk.Sector(w.cfg.NodeBytes / ondisk.SectorSize)
 		}
-		all = append(all, NodeSpace{Addrs: []ondisk.NodeAddr{{Dev: 0, Gen: 1, Sector: at}}, Release: func() { w.released(at) }})
+		all = append(all, NodeSpace{Addrs: []ondisk.NodeAddr{{Dev: 0, Gen: 1, Sector: at}}, Return: func() { w.returned(at) }})
 	}
 	return all, nil
 }
 
-// released gives back a place, unless it was written to.
-func (w *world) released(at ondisk.Sector) {
+// returned gives back a place to which nothing was written. That a place was used is no matter for the world: it is free when the pointer to it is
+// replaced, be that before whoever allocated it says that its pointer is there.
+func (w *world) returned(at ondisk.Sector) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.written[at] {
-		w.freed = append(w.freed, freedNode{at: at})
-	}
+	w.freed = append(w.freed, freedNode{at: at})
 }
 
 func (w *world) writeNode(ctx context.Context, addrs []ondisk.NodeAddr, off ondisk.Sector, buf []byte) error {
-	w.mu.Lock()
-	w.written[addrs[0].Sector] = true
-	w.mu.Unlock()
 	return w.dev.WriteAt(ctx, buf, int64(addrs[0].Sector+off)*ondisk.SectorSize)
 }
 

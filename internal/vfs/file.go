@@ -32,10 +32,10 @@ func (f *FS) SeekHole(ctx context.Context, id namei.ID, off int64) (int64, error
 	return n, f.outward(err)
 }
 
-// again runs an operation that needs space once more after what is being deleted is gone, if it had none.
+// again runs an operation that needs space once more after what is becoming free is so, if it had none.
 func (f *FS) again(ctx context.Context, op func() (seq uint64, err error)) (seq uint64, err error) {
 	seq, err = op()
-	if errors.Is(err, syscall.ENOSPC) && f.reap.drain(ctx) {
+	if errors.Is(err, syscall.ENOSPC) && f.moreSpace(ctx) {
 		var second uint64
 		second, err = op()
 		seq = max(seq, second)

@@ -195,10 +195,18 @@ func (f *FS) outward(err error) error {
 	return err
 }
 
-// grow runs a transaction that makes the filesystem fuller, if there is space left. What is being deleted may have to be waited for.
+// moreSpace waits for the space that is about to become free: what is being deleted, and the nodes of btrees that hold less than they did. It
+// reports whether there was anything to wait for.
+func (f *FS) moreSpace(ctx context.Context) bool {
+	deleted := f.reap.drain(ctx)
+	shrunk, err := f.rw.Store.WaitShrunk(ctx)
+	return err == nil && (deleted || shrunk)
+}
+
+// grow runs a transaction that makes the filesystem fuller, if there is space left. What is becoming free may have to be waited for.
 func (f *FS) grow(ctx context.Context, fn func(tx *trans.Tx) error) error {
 	err := f.growOnce(ctx, fn)
-	if errors.Is(err, syscall.ENOSPC) && f.reap.drain(ctx) {
+	if errors.Is(err, syscall.ENOSPC) && f.moreSpace(ctx) {
 		err = f.growOnce(ctx, fn)
 	}
 	return err
