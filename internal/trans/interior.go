@@ -86,7 +86,7 @@ func raise(w journal.Watermark) journal.Watermark {
 	return w
 }
 
-// enqueue starts the writes of an update and queues what comes after them. The caller holds the exclusive lock of the ancestor, so that the
+// enqueue starts the writes of an update and queues what comes after them. The caller holds the exclusive lock of the ancestor or the new root, so that the
 // order of the queue is the one of the changes.
 func (q *interiorQueue) enqueue(s *Store, u *interiorUpdate) {
 	write := func() {

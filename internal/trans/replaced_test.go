@@ -2,12 +2,14 @@ package trans
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/journal"
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
+	"github.com/go-bcachefs/bcachefs/internal/six"
 )
 
 // gate holds back the first writes of new nodes.
@@ -194,4 +196,55 @@ func TestBlockedNodesAreNotWritten(t *testing.T) {
 	waitFor(t, func() bool {
 		return fresh.pin.Seq() == 0 && fresh.writePin.Seq() == 0 && root.pin.Seq() == 0 && root.writePin.Seq() == 0
 	})
+}
+
+// A root that was just made is not replaced again before its making is in the queue: the journal would be told of the two in the wrong order, and a
+// crash would bring the older root back.
+func TestRootsInOrder(t *testing.T) {
+	ctx := t.Context()
+	w := newWorld(t, nil)
+	w.update(func(tx *Tx) error { return tx.Update(ondisk.BtreeQuotas, cookie(ondisk.Pos{Inode: 1}, 1), 0) })
+	tree := &w.s.trees[ondisk.BtreeQuotas]
+	g := &growth{reshape: reshape{s: w.s, tree: tree, watermark: journal.WatermarkBtree}}
+	defer g.release()
+	second := make(chan error, 1)
+	err := w.s.run(ctx, g.watermark, false, func(tx *Tx) error {
+		b, err := tx.lockNode(tree, 0, ondisk.PosMin, six.Intent)
+		if err != nil {
+			return err
+		}
+		if len(g.spaces) == 0 {
+			return g.allocate(tx, 1)
+		}
+		u := &interiorUpdate{tree: tree, olds: []*bnode{b}, written: make(chan struct{})}
+		below, err := g.build(u, u.olds, nil)
+		if err != nil {
+			return err
+		}
+		return g.publish(tx, u, func() {
+			g.link(u, below)
+			waits := w.s.graph.Stats().Waits
+			go func() { second <- w.s.grow(ctx, below[0].node.Load(), ondisk.PosMin, 0, journal.WatermarkNormal) }()
+			for len(second) == 0 && w.s.graph.Stats().Waits == waits {
+				time.Sleep(time.Millisecond)
+			}
+		})
+	})
+	if err := errors.Join(err, <-second, w.s.WaitInterior(ctx), w.j.Flush(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	root := *tree.root.Load().key.Load()
+	w.j.Abort()
+	w.s.Close()
+	if _, err := w.recover(w.dev, w.jdev); err != nil {
+		t.Fatal(err)
+	}
+	if after := w.cfg.Roots[ondisk.BtreeQuotas].Key; !after.Equal(&root) {
+		t.Errorf("the root is %x, after a crash %x", root.Val, after.Val)
+	}
+	w.open()
+	if err := w.s.Replay(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.j.ReplayDone()
 }

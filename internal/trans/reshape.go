@@ -96,14 +96,22 @@ func (u *interiorUpdate) describe() {
 	}
 }
 
+// newRoot is the new root of an update that no ancestor is changed by.
+func (u *interiorUpdate) newRoot() *bnode { return u.news[len(u.news)-1].b }
+
 // publish locks exclusively what an update changes, makes the change with link, and queues what is left to do. From the first change on nothing
 // fails.
+//
+// Whoever changes the same pointers needs the lock of the ancestor, or if there is none of the new root, which anybody can find before the update is
+// queued: so the order of the queue is that of the changes.
 func (r *reshape) publish(tx *Tx, u *interiorUpdate, link func()) error {
 	s := r.s
 	if u.parent != nil {
 		if err := tx.lockMore(u.parent, six.Exclusive); err != nil {
 			return err
 		}
+	} else if err := tx.lockExclusive(u.newRoot()); err != nil {
+		return err
 	}
 	for _, b := range u.olds {
 		if err := tx.lockMore(b, six.Exclusive); err != nil {
