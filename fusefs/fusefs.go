@@ -45,7 +45,6 @@ type Options struct {
 
 // Server is a mounted filesystem.
 type Server struct {
-	srv  *fuse.Server
 	live *live // nil if it is read-only
 	path string
 	dev  uint64 // st_dev of what is mounted
@@ -109,16 +108,24 @@ func Mount(fsys *bcachefs.FS, mountpoint string, o Options) (*Server, error) {
 	if writable {
 		mo.ExtraCapabilities = capabilities
 	}
-	if s.srv, err = fuse.NewServer(fsrv, mountpoint, mo); err != nil {
+	fd, err := openMount(mountpoint, mo)
+	if err != nil {
 		return nil, fmt.Errorf("mount at %s: %w", mountpoint, err)
 	}
+	kernel, err := newDevice(fd, fsrv, mo)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("mount at %s: %w", mountpoint, err), detachPath(mountpoint), unix.Close(fd))
+	}
+	if s.live != nil {
+		s.live.kernel = kernel
+	}
 	go func() {
-		s.srv.Serve()
+		kernel.serve(r.ending)
 		fsrv.close()
 		close(s.done)
 	}()
-	if err := s.srv.WaitMount(); err != nil {
-		return nil, fmt.Errorf("mount at %s: %w", mountpoint, err)
+	if err := stopPolling(mountpoint); err != nil {
+		return nil, errors.Join(fmt.Errorf("mount at %s: %w", mountpoint, err), detachPath(mountpoint))
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(mountpoint, &st); err == nil {
@@ -146,7 +153,20 @@ func (s *Server) Done() <-chan struct{} { return s.done }
 // Unmount takes the mount away. While it is in use it fails with EBUSY, unless lazy: then it disappears at once from the tree
 // and goes away with its last user.
 func (s *Server) Unmount(lazy bool) error {
-	err := s.srv.Unmount()
+	select {
+	case <-s.done:
+		return nil
+	default:
+	}
+	err := unmountPath(s.path)
+	// The kernel may not have closed yet what its last user had open.
+	for wait := 5 * time.Millisecond; errors.Is(err, unix.EBUSY) && wait < 100*time.Millisecond; wait *= 2 {
+		time.Sleep(wait)
+		err = unmountPath(s.path)
+	}
+	if err == nil {
+		<-s.done
+	}
 	if err == nil || !lazy {
 		return err
 	}

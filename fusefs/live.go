@@ -19,8 +19,8 @@ import (
 // Each reference of the kernel to a node is a hold of its inode, which it gives up by FORGET: what is open, or known to the kernel, lives.
 type live struct {
 	*raw
-	srv  *fuse.Server
-	path string // where it is mounted
+	kernel *device // nil until it is mounted
+	path   string  // where
 
 	folded  folded
 	writers writers
@@ -39,9 +39,6 @@ func newLive(r *raw, path string) *live {
 	}
 	return l
 }
-
-// Init remembers the way to talk to the kernel.
-func (l *live) Init(srv *fuse.Server) { l.srv = srv }
 
 // id finds the inode of a node id.
 func (l *live) id(node uint64) (bcachefs.InodeID, fuse.Status) {

@@ -142,7 +142,7 @@ func (l *live) writeBackFile(node uint64, id bcachefs.InodeID) bool {
 	if !l.writers.has(id) {
 		return false
 	}
-	l.srv.InodeNotify(node, 0, -1)
+	l.kernel.InodeNotify(node, 0, -1)
 	return true
 }
 
@@ -161,7 +161,7 @@ func (l *live) dropFor(h *fuse.InHeader, node uint64, id bcachefs.InodeID) fuse.
 	}
 	mode := s.RawMode &^ (syscall.S_IFMT | syscall.S_ISGID)
 	_, err = l.fsys.SetAttr(l.ctx, id, bcachefs.Attrs{RawMode: &mode, Forced: true})
-	l.srv.InodeNotify(node, -1, 0)
+	l.kernel.InodeNotify(node, -1, 0)
 	return toStatus(err)
 }
 
@@ -176,7 +176,7 @@ func (l *live) dropPrivileges(node uint64, id bcachefs.InodeID) fuse.Status {
 	}
 	dropped, err := l.fsys.DropPrivileges(l.ctx, id)
 	if dropped {
-		l.srv.InodeNotify(node, -1, 0)
+		l.kernel.InodeNotify(node, -1, 0)
 	}
 	return toStatus(err)
 }
@@ -222,7 +222,7 @@ func (l *live) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Stat
 	if st := l.dropFor(&in.InHeader, in.NodeId, id); !st.Ok() {
 		return st
 	}
-	ctx, end := interruptible(l.ctx, cancel, signalPatience)
+	ctx, end := interruptible(l.long, cancel, signalPatience)
 	defer end()
 	return toStatus(l.fsys.Allocate(ctx, id, mode, int64(in.Offset), int64(in.Length)))
 }
@@ -247,7 +247,7 @@ func (l *live) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (
 	if st := l.dropFor(&in.InHeader, in.NodeIdOut, to); !st.Ok() {
 		return 0, st
 	}
-	ctx, end := interruptible(l.ctx, cancel, signalPatience)
+	ctx, end := interruptible(l.long, cancel, signalPatience)
 	defer end()
 	copied, err := l.fsys.CopyRange(ctx, from, int64(in.OffIn), to, int64(in.OffOut), int64(n))
 	if copied > 0 {

@@ -97,10 +97,10 @@ func (l *live) nodeOf(fd int) (node uint64, id bcachefs.InodeID, err error) {
 
 // changed tells the kernel that a name in a directory leads elsewhere than it may remember.
 func (l *live) changed(p *place) {
-	l.srv.EntryNotify(p.node, p.name)
-	l.srv.InodeNotify(p.node, 0, 0) // the directory's own times, and what is kept of its listing
+	l.kernel.EntryNotify(p.node, p.name)
+	l.kernel.InodeNotify(p.node, 0, 0) // the directory's own times, and what is kept of its listing
 	if l.snaps != nil {
-		l.srv.InodeNotify(nodeSnapshots, 0, 0)
+		l.kernel.InodeNotify(nodeSnapshots, 0, 0)
 	}
 }
 
@@ -239,7 +239,7 @@ func (l *live) writeBack() error {
 		}
 	}
 	for _, id := range l.writers.all() {
-		l.srv.InodeNotify(l.ino(id), 0, 0)
+		l.kernel.InodeNotify(l.ino(id), 0, 0)
 	}
 	return nil
 }

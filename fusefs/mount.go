@@ -5,10 +5,12 @@ package fusefs
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,6 +62,98 @@ func optionStrings(extra []string, direct bool) (opts []string) {
 		}
 	}
 	return opts
+}
+
+// openMount mounts a filesystem at dir and returns what it is served through: by itself where it may, else by the helper.
+func openMount(dir string, o *fuse.MountOptions) (fd int, err error) {
+	if o.DirectMount {
+		if fd, err = mountDirect(dir, o); err == nil {
+			return fd, nil
+		}
+	}
+	fd, herr := mountByHelper(dir, o)
+	if herr != nil && err != nil {
+		return -1, err // there is no need of a helper where the kernel says no to root
+	}
+	return fd, herr
+}
+
+func mountDirect(dir string, o *fuse.MountOptions) (fd int, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return -1, err
+	}
+	if fd, err = unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		return -1, err
+	}
+	opts := []string{fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,max_read=%d", fd, st.Mode&unix.S_IFMT, unix.Geteuid(), unix.Getegid(), o.MaxWrite)}
+	for _, opt := range o.Options {
+		if !IsKernelOption(opt) { // others are flags
+			opts = append(opts, opt)
+		}
+	}
+	if o.AllowOther {
+		opts = append(opts, "allow_other")
+	}
+	if err := unix.Mount(o.FsName, dir, "fuse."+o.Name, o.DirectMountFlags, strings.Join(opts, ",")); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// mountByHelper has fusermount3, which may mount for other users than root, do it and send what the mount is served through.
+func mountByHelper(dir string, o *fuse.MountOptions) (fd int, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(pair[0])
+	remote := os.NewFile(uintptr(pair[1]), "fusermount3")
+	defer remote.Close()
+	opts := slices.Clone(o.Options)
+	if o.AllowOther {
+		opts = append(opts, "allow_other")
+	}
+	opts = append(opts, "fsname="+strings.NewReplacer(`\`, `\\`, ",", `\,`).Replace(o.FsName), "subtype="+o.Name, fmt.Sprintf("max_read=%d", o.MaxWrite))
+	cmd := exec.Command("fusermount3", "-o", strings.Join(opts, ","), "--", dir)
+	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
+	cmd.ExtraFiles = []*os.File{remote}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return -1, fmt.Errorf("fusermount3: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return receiveFD(pair[0])
+}
+
+// receiveFD receives a file descriptor.
+func receiveFD(socket int) (fd int, err error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(socket, make([]byte, 4), oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fusermount3: %w", err)
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(msgs) != 1 {
+		return -1, fmt.Errorf("fusermount3 sent no file descriptor (%d messages, %v)", len(msgs), err)
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 1 {
+		return -1, fmt.Errorf("fusermount3 sent no file descriptor (%d, %v)", len(fds), err)
+	}
+	return fds[0], nil
+}
+
+// unmountPath takes the mount at path away, or fails with EBUSY.
+func unmountPath(path string) error {
+	err := unix.Unmount(path, 0)
+	if !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	out, err := exec.Command("fusermount3", "-u", "--", path).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("fusermount3: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
 }
 
 // detachPath takes the mount at path out of the tree, though it is in use.

@@ -38,6 +38,8 @@ type raw struct {
 
 	ctx    context.Context // ends with the mount
 	cancel context.CancelFunc
+	long   context.Context // of what takes long: ends as soon as the kernel wants no more
+	ending context.CancelFunc
 }
 
 func newRaw(fsys *bcachefs.FS, o Options) (*raw, error) {
@@ -53,6 +55,7 @@ func newRaw(fsys *bcachefs.FS, o Options) (*raw, error) {
 		files:         newFileCache(fsys, maxCachedFiles),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.long, r.ending = context.WithCancel(r.ctx)
 	if o.SnapshotsDir != "" {
 		r.snaps = &snapshotsDir{name: o.SnapshotsDir}
 	}
