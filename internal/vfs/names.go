@@ -204,11 +204,25 @@ func (f *FS) Inode(ctx context.Context, id namei.ID) (a namei.Attr, err error) {
 
 // SetAttr sets mode, owner and times.
 func (f *FS) SetAttr(ctx context.Context, id namei.ID, attrs *namei.Attrs) (a namei.Attr, err error) {
+	if a, same := f.hasTimes(ctx, id, attrs); same {
+		return a, nil
+	}
 	err = f.update(ctx, func(tx *trans.Tx) (err error) {
 		a, err = f.names.SetAttr(tx, id, attrs)
 		return err
 	})
 	return plain(&a), err
+}
+
+// hasTimes reports whether nothing is asked for but times that the inode has. The kernel does so after each change of a file's names, since it keeps the times
+// of files itself when it caches what is written; its clock is ours.
+func (f *FS) hasTimes(ctx context.Context, id namei.ID, attrs *namei.Attrs) (a namei.Attr, same bool) {
+	const times = namei.SetMtime | namei.SetCtime
+	if attrs.Set != times|namei.SetForced {
+		return a, false
+	}
+	a, err := f.Inode(ctx, id)
+	return a, err == nil && a.Inode.Mtime == f.names.DiskTime(attrs.Mtime) && a.Inode.Ctime == f.names.DiskTime(attrs.Ctime)
 }
 
 // SetFlags sets those flags that are in mask, and a project if p is not nil.
