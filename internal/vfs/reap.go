@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"sync"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/data"
 	"github.com/go-bcachefs/bcachefs/internal/namei"
@@ -13,6 +14,8 @@ import (
 )
 
 // reaper deletes what nobody holds any more, in the background. What it did not come to is deleted when the filesystem is closed, or opened next.
+//
+// It lets a moment pass between waking up and beginning: who deletes many files would else wake it for each, which costs more than what it does then.
 type reaper struct {
 	fs   *FS
 	ctx  context.Context
@@ -26,7 +29,13 @@ type reaper struct {
 	added   int // things that were to be deleted so far
 	ended   int // of them, those that were dealt with
 	stopped bool
+	asleep  bool // it waits for something to do
+	hurry   bool // it is to begin at once
+	drains  int  // who waits for what it does
 }
+
+// moment is how long what is to be deleted may gather.
+const moment = 5 * time.Millisecond
 
 // maxWaiting bounds the inodes that wait to be deleted: who adds more of them deletes himself.
 const maxWaiting = 1 << 12
@@ -59,7 +68,7 @@ func (r *reaper) inode(id data.ID) {
 	r.inodes = append(r.inodes, id)
 	r.added++
 	full := len(r.inodes) > maxWaiting
-	r.changed.Broadcast()
+	r.rouse()
 	r.mu.Unlock()
 	if full {
 		r.one(false)
@@ -72,23 +81,54 @@ func (r *reaper) subvol(id uint32) {
 	if !r.stopped {
 		r.subvols = append(r.subvols, id)
 		r.added++
-		r.changed.Broadcast()
+		r.rouse()
 	}
 	r.mu.Unlock()
 }
 
-// work is the goroutine of the reaper.
-func (r *reaper) work() {
-	for r.one(true) {
+// rouse wakes the reaper. The caller holds mu.
+func (r *reaper) rouse() {
+	if r.asleep {
+		r.asleep = false
+		r.changed.Broadcast()
 	}
 }
 
-// one deletes one thing. With wait it waits for one and reports false at the end, without it reports false if there is none.
-func (r *reaper) one(wait bool) bool {
+// work is the goroutine of the reaper.
+func (r *reaper) work() {
+	for r.wait() {
+		for r.one(true) {
+		}
+	}
+}
+
+// wait waits for something to do, and reports false at the end.
+func (r *reaper) wait() bool {
 	r.mu.Lock()
-	for wait && !r.stopped && len(r.inodes) == 0 && len(r.subvols) == 0 {
+	defer r.mu.Unlock()
+	for !r.stopped && len(r.inodes) == 0 && len(r.subvols) == 0 {
+		r.asleep = true
 		r.changed.Wait()
 	}
+	r.asleep = false
+	over := false
+	t := time.AfterFunc(moment, func() {
+		r.mu.Lock()
+		over = true
+		r.changed.Broadcast()
+		r.mu.Unlock()
+	})
+	defer t.Stop()
+	for !r.stopped && !r.hurry && !over {
+		r.changed.Wait()
+	}
+	r.hurry = false
+	return !r.stopped
+}
+
+// one deletes one thing, a subvolume only if those are wanted, and reports false if there is none.
+func (r *reaper) one(subvols bool) bool {
+	r.mu.Lock()
 	var do func()
 	switch {
 	case r.stopped:
@@ -96,7 +136,7 @@ func (r *reaper) one(wait bool) bool {
 		id := r.inodes[len(r.inodes)-1]
 		r.inodes = r.inodes[:len(r.inodes)-1]
 		do = func() { r.check(r.fs.names.Delete(r.ctx, namei.ID{Subvol: id.Subvol, Inum: id.Inum})) }
-	case len(r.subvols) > 0 && wait:
+	case len(r.subvols) > 0 && subvols:
 		id := r.subvols[0]
 		r.subvols = r.subvols[1:]
 		do = func() { r.check(r.deleteSubvol(id)) }
@@ -108,8 +148,9 @@ func (r *reaper) one(wait bool) bool {
 	r.mu.Unlock()
 	do()
 	r.mu.Lock()
-	r.ended++
-	r.changed.Broadcast()
+	if r.ended++; r.drains > 0 {
+		r.changed.Broadcast()
+	}
 	r.mu.Unlock()
 	return true
 }
@@ -146,6 +187,10 @@ func (r *reaper) drain(ctx context.Context) bool {
 	defer r.mu.Unlock()
 	all := r.added
 	any := r.ended < all
+	r.drains++
+	r.hurry = r.hurry || any
+	r.changed.Broadcast()
+	defer func() { r.drains-- }()
 	for !r.stopped && ctx.Err() == nil && r.ended < all {
 		r.changed.Wait()
 	}
