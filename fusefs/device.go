@@ -160,7 +160,11 @@ func (d *device) lead(answer []byte) {
 		} else if queued >= crowd && d.callHelper() {
 			queued = 0
 		}
-		if mayWait(in[:n]) {
+		if opcode(in) == opInit {
+			d.answer(in[:n], answer) // before anybody else reads: it says how what follows is to be read
+			continue
+		}
+		if mayWait(in) {
 			d.give(leader)
 			d.answer(in[:n], answer)
 			return
@@ -232,9 +236,12 @@ func (d *device) help(answer []byte) {
 	}
 }
 
+// opcode tells what a request is.
+func opcode(in []byte) uint32 { return (*fuse.InHeader)(unsafe.Pointer(&in[0])).Opcode }
+
 // mayWait reports whether a request is of a kind that waits for disks, or for other requests, or is much work.
 func mayWait(in []byte) bool {
-	switch (*fuse.InHeader)(unsafe.Pointer(&in[0])).Opcode {
+	switch opcode(in) {
 	case opLookup, opForget, opGetAttr, opSetAttr, opReadlink, opSymlink, opMknod, opMkdir, opUnlink, opRmdir, opRename, opLink, opOpen, opStatFS, opRelease,
 		opSetXattr, opGetXattr, opListXattr, opRemoveXattr, opFlush, opOpenDir, opReleaseDir, opCreate, opInterrupt, opBatchForget, opRename2, opStatx:
 		return false
@@ -265,6 +272,7 @@ const (
 	opListXattr   = 23
 	opRemoveXattr = 24
 	opFlush       = 25
+	opInit        = 26
 	opOpenDir     = 27
 	opReadDir     = 28
 	opReleaseDir  = 29
@@ -285,7 +293,7 @@ func answerSize(in []byte) int {
 		}
 		return int(*(*uint32)(unsafe.Pointer(&in[off])))
 	}
-	switch (*fuse.InHeader)(unsafe.Pointer(&in[0])).Opcode {
+	switch opcode(in) {
 	case opRead, opReadDir, opReadDirPlus:
 		return size(int(unsafe.Offsetof(fuse.ReadIn{}.Size)))
 	case opGetXattr, opListXattr:

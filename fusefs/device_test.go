@@ -37,7 +37,7 @@ func (n *noNames) Lookup(_ <-chan struct{}, _ *fuse.InHeader, name string, _ *fu
 }
 
 // serveNoNames mounts a filesystem for the time of a test.
-func serveNoNames(t testing.TB, lookup func(name string)) (dir string, d *device) {
+func serveNoNames(t testing.TB, helpers int32, lookup func(name string)) (dir string, d *device) {
 	t.Helper()
 	if unix.Access("/dev/fuse", unix.R_OK|unix.W_OK) != nil || os.Geteuid() != 0 {
 		t.Skip("needs root and /dev/fuse")
@@ -51,6 +51,7 @@ func serveNoNames(t testing.TB, lookup func(name string)) (dir string, d *device
 	if d, err = newDevice(fd, &noNames{fuse.NewDefaultRawFileSystem(), lookup}, o); err != nil {
 		t.Fatal(err)
 	}
+	d.allowed = helpers
 	done := make(chan struct{})
 	ended := false
 	go func() {
@@ -89,7 +90,7 @@ func TestDeviceSlowRequests(t *testing.T) {
 	}
 	close(turns[n])
 	began := make(chan struct{}, n)
-	dir, _ := serveNoNames(t, func(name string) {
+	dir, _ := serveNoNames(t, 0, func(name string) {
 		i, err := strconv.Atoi(name)
 		if err != nil {
 			return
@@ -118,7 +119,7 @@ func TestDeviceHelps(t *testing.T) {
 	for _, allowed := range []int32{0, 2} {
 		t.Run(strconv.Itoa(int(allowed)), func(t *testing.T) {
 			var now, most atomic.Int32
-			dir, d := serveNoNames(t, func(string) {
+			dir, d := serveNoNames(t, allowed, func(string) {
 				if n := now.Add(1); n > most.Load() {
 					most.Store(n)
 				}
@@ -126,7 +127,6 @@ func TestDeviceHelps(t *testing.T) {
 				}
 				now.Add(-1)
 			})
-			d.allowed = allowed
 			var all sync.WaitGroup
 			for p := range 8 {
 				all.Go(func() {
@@ -187,7 +187,7 @@ func TestDeviceHelper(t *testing.T) {
 func BenchmarkDeviceRequest(b *testing.B) {
 	for _, parallel := range []int{1, 4} {
 		b.Run(strconv.Itoa(parallel), func(b *testing.B) {
-			dir, _ := serveNoNames(b, func(string) {})
+			dir, _ := serveNoNames(b, 0, func(string) {})
 			var all sync.WaitGroup
 			var left atomic.Int64
 			left.Store(int64(b.N))
