@@ -388,19 +388,46 @@ type Shutdown struct {
 	Positions []Position // of all members with a journal
 }
 
+// maxStops is how often [Writer.Stop] begins again because something was journalled while it wrote the last entry.
+const maxStops = 100
+
 // Stop flushes all pins, writes a last entry that needs none before it, and ends writing. Nobody else may use the journal any more but
-// the flush functions of pins. With an error, among them ctx's, the filesystem was not shut down cleanly; the journal is stopped in any case.
+// the flush functions of pins, and what they have begun. With an error, among them ctx's, the filesystem was not shut down cleanly; the journal is
+// stopped in any case.
 func (w *Writer) Stop(ctx context.Context) (*Shutdown, error) {
 	defer w.Abort()
 	if w.replaying.Load() {
 		return nil, errors.New("journal: stopped before it was replayed")
 	}
+	for n := 1; ; n++ {
+		seq, err := w.writeLast(ctx)
+		if err != nil {
+			return nil, err
+		}
+		w.mu.Lock()
+		cur, needed, err := w.cur.Load(), w.lastNeeded, w.err
+		if err == nil && cur == seq && needed == seq {
+			defer w.mu.Unlock()
+			return w.shutdown(seq), nil
+		}
+		w.mu.Unlock()
+		switch {
+		case err != nil:
+			return nil, err
+		case cur == seq || n == maxStops:
+			return nil, fmt.Errorf("journal: entry %d is the last one, but %d was used while it was written, of which %d is needed", seq, cur, needed)
+		}
+	}
+}
+
+// writeLast flushes all pins and writes an entry.
+func (w *Writer) writeLast(ctx context.Context) (seq uint64, err error) {
 	// Flush functions may journal, and what they journal may have to be flushed.
 	for {
 		seq := w.Current()
 		did, err := w.FlushPins(ctx, ^uint64(0))
 		if err != nil {
-			return nil, err
+			return 0, err
 		}
 		if !did && seq == w.Current() {
 			break
@@ -408,23 +435,15 @@ func (w *Writer) Stop(ctx context.Context) (*Shutdown, error) {
 	}
 	var res Reservation
 	if err := w.Reserve(ctx, 1, WatermarkInteriorUpdates, &res); err != nil {
-		return nil, err
+		return 0, err
 	}
-	seq := res.Seq()
+	seq = res.Seq()
+	err = w.FlushAsync(seq) // while it is open still, so that it is this one that will be flushed
 	res.Done()
-	if err := w.FlushSeq(ctx, seq); err != nil {
-		return nil, err
+	if err != nil {
+		return 0, err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch {
-	case w.err != nil:
-		return nil, w.err
-	case w.lastNeeded != seq || w.cur.Load() != seq:
-		return nil, fmt.Errorf("journal: entry %d is the last one, but %d was used while it was written, of which %d is needed",
-			seq, w.cur.Load(), w.lastNeeded)
-	}
-	return w.shutdown(seq), nil
+	return seq, w.FlushSeq(ctx, seq)
 }
 
 // shutdown describes the journal after its last entry. The caller holds mu; no entry is being prepared.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -763,6 +764,45 @@ func TestFlushDelay(t *testing.T) {
 			t.Fatal("was not flushed")
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// hookedDevice calls a function before each write.
+type hookedDevice struct {
+	blockdev.Device
+	before atomic.Pointer[func()]
+}
+
+func (d *hookedDevice) WriteAt(ctx context.Context, p []byte, off int64) error {
+	if fn := d.before.Load(); fn != nil {
+		(*fn)()
+	}
+	return d.Device.WriteAt(ctx, p, off)
+}
+
+// What flush functions began may be journalled while the last entry is being written: then another one is the last.
+func TestStopWhileSomethingEnds(t *testing.T) {
+	for _, late := range []uint64{0, 1, 3, maxStops / 2} {
+		r := newRig(t, 1)
+		d := &hookedDevice{Device: r.mems[0]}
+		r.cfg.Devices[0].Device = d
+		w := r.start()
+		if err := w.FlushSeq(ctx, r.put(1, 2)); err != nil {
+			t.Fatal(err)
+		}
+		more := late
+		fn := func() {
+			if more > 0 {
+				more--
+				r.put(2+more, 2)
+			}
+		}
+		d.before.Store(&fn)
+		s := r.stop()
+		d.before.Store(nil)
+		if newest := r.readBack().sel.Flush; newest != s.Clean.JournalSeq || newest < 2+late {
+			t.Errorf("%d records late: stopped with entry %d, the newest is %d", late, s.Clean.JournalSeq, newest)
+		}
 	}
 }
 

@@ -361,7 +361,7 @@ func (s *Store) Quiesce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !wrote && !more && s.wb.len() == 0 && s.interior.idle() && s.merges.idle() {
+		if !wrote && !more && s.wb.len() == 0 && s.merges.idle() && s.interior.idle() { // in this order: merges make interior updates
 			return nil
 		}
 	}
