@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -112,6 +113,38 @@ func TestDeviceSlowRequests(t *testing.T) {
 		}
 	}
 	all.Wait()
+}
+
+// TestMayWait looks at what the leader does itself.
+func TestMayWait(t *testing.T) {
+	write := func(size, flags uint32) []byte {
+		w := fuse.WriteIn{InHeader: fuse.InHeader{Opcode: opWrite}, Size: size, WriteFlags: flags}
+		return unsafe.Slice((*byte)(unsafe.Pointer(&w)), unsafe.Sizeof(w))
+	}
+	op := func(code uint32) []byte {
+		h := fuse.InHeader{Opcode: code}
+		return unsafe.Slice((*byte)(unsafe.Pointer(&h)), unsafe.Sizeof(h))
+	}
+	for _, c := range []struct {
+		what string
+		in   []byte
+		want bool
+	}{
+		{"lookup", op(opLookup), false},
+		{"forget", op(opForget), false},
+		{"read", op(opRead), true},
+		{"fsync", op(20), true},
+		{"ioctl", op(opIoctl), true},
+		{"what is not known", op(4095), true},
+		{"small write of the cache", write(smallWrite, fuse.WRITE_CACHE), false},
+		{"small direct write", write(smallWrite, 0), true},
+		{"large write of the cache", write(smallWrite+1, fuse.WRITE_CACHE), true},
+		{"write cut short", op(opWrite), true},
+	} {
+		if got := mayWait(c.in); got != c.want {
+			t.Errorf("%s: %v", c.what, got)
+		}
+	}
 }
 
 // TestDeviceHelps has more requests made than one goroutine answers.
