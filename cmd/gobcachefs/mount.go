@@ -116,9 +116,9 @@ func (m *mountCmd) run(ctx context.Context, args []string) (err error) {
 	return m.serve(ctx, dir, srv)
 }
 
-// moreProcs lets more goroutines run at once than there are processors. A thread that waits for the kernel's next request keeps its turn (the P of Go's
-// scheduler) until a timer takes it away; where there are as many turns as processors, one that has got a request waits for that timer. On two
-// processors this costs a fifth to a half of what a mount can do.
+// moreProcs lets more goroutines run at once than there are processors. A thread that waits for a disk keeps its turn (the P of Go's scheduler) until a
+// timer takes it away; where there are as many turns as processors, who could go on waits for that timer. On two processors this halved direct reads
+// of 4 KiB, one at a time. Requests themselves are not waited for in that way, and cost a bit more with more turns.
 func moreProcs() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(8, 2*runtime.GOMAXPROCS(0)))
