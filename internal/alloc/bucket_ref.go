@@ -86,6 +86,11 @@ type witness interface {
 	Updates(fn func(btree ondisk.BtreeID, level uint8, k *ondisk.Key) (more bool))
 	// Buffered returns the pending buffered update of a position, if there is one.
 	Buffered(btree ondisk.BtreeID, p ondisk.Pos) (k ondisk.Key, ok bool)
+	// Watermark is above [WatermarkNormal] for those for which FlushBuffered does nothing.
+	Watermark() Watermark
+	// Replaced returns, as it was before the transaction, the first key at p or behind of the same inode and snapshot that the transaction changes or
+	// deletes.
+	Replaced(btree ondisk.BtreeID, p ondisk.Pos) (k ondisk.Key, ok bool)
 }
 
 func flushBuffered(tx Tx) error {
@@ -96,29 +101,71 @@ func flushBuffered(tx Tx) error {
 }
 
 // checkBackpointer catches a pointer that comes into a bucket which nobody fills although another key points to the same place (invariant I9).
-// Pieces of a key that is cut come this way too: then the backpointer of the whole goes with the same transaction. Whoever fills a bucket has
-// claimed it.
-func (t *Triggers) checkBackpointer(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.Alloc, p *ondisk.DecodedPtr, owner Owner) error {
+// Whoever fills a bucket has claimed it; what comes otherwise are keys that move to another position, and pieces of keys that are cut.
+//
+// A key that moves has its backpointer removed by the same transaction, which says enough. So has the first piece of a key that is cut; the others have
+// new ones. Their place was the key's own, which no transaction after this could see otherwise, so the write buffer is not flushed for them,
+// unless there is somebody else's backpointer in the btree: that may be a remnant.
+func (t *Triggers) checkBackpointer(tx Tx, dev *Device, b ondisk.Bucket, a *ondisk.Alloc, k *ondisk.Key, p *ondisk.DecodedPtr, owner Owner) error {
 	w, ok := tx.(witness)
 	if !ok || t.cfg.Claims == nil || !t.indexTrusted() || t.cfg.Claims.Claim(dev.Index, b) != NotClaimed {
 		return nil
 	}
 	pos := backpointerPos(p)
-	if _, pending := w.Buffered(ondisk.BtreeBackpointers, pos); pending {
+	found, pending := w.Buffered(ondisk.BtreeBackpointers, pos)
+	if pending && found.Type == ondisk.KeyDeleted {
 		return nil
 	}
-	if err := w.FlushBuffered(); err != nil {
-		return err
+	if !pending {
+		switch piece := t.isPiece(w, k, p, owner); {
+		case piece && w.Watermark() > WatermarkNormal: // which cannot flush: what it found would say nothing
+			return nil
+		case !piece:
+			if err := w.FlushBuffered(); err != nil {
+				return err
+			}
+		}
+		var err error
+		if found, ok, err = tx.Get(ondisk.BtreeBackpointers, pos, 0); err != nil || !ok {
+			return err
+		}
 	}
-	k, ok, err := tx.Get(ondisk.BtreeBackpointers, pos, 0)
-	if err != nil || !ok {
-		return err
-	}
-	bp, err := ondisk.DecodeBackpointer(k)
+	bp, err := ondisk.DecodeBackpointer(found)
 	if err != nil || bp.Btree == owner.Btree && bp.Level == owner.Level && bp.Pos == owner.Pos {
 		return err
 	}
+	// This flushes, and has the transaction look again.
 	return refuse(tx, "duplicate_backpointer", dev, b, a, owner, fmt.Sprintf("sector %d has an owner already", p.Offset))
+}
+
+// isPiece reports whether a pointer of k leads to where that of a key led that the transaction replaces, for the same slots.
+func (t *Triggers) isPiece(w witness, k *ondisk.Key, p *ondisk.DecodedPtr, owner Owner) bool {
+	if owner.Level > 0 || !owner.Btree.Has(ondisk.BtreeIsExtents) {
+		return false
+	}
+	whole, ok := w.Replaced(owner.Btree, k.Pos)
+	if !ok || whole.Type != k.Type || whole.Pos.Offset < k.Pos.Offset || whole.Start().Offset > k.Start().Offset {
+		return false
+	}
+	cut := k.Start().Offset - whole.Start().Offset
+	var buf [ondisk.MaxExtentPtrs + 4]ondisk.DecodedPtr
+	ptrs, _, err := ondisk.AppendExtentPtrs(buf[:0], &whole, t.cfg.ExtentTypeU64s)
+	if err != nil {
+		return false
+	}
+	for i := range ptrs {
+		q := &ptrs[i]
+		if q.Dev != p.Dev || q.Gen != p.Gen || q.CRC.Compression != p.CRC.Compression {
+			continue
+		}
+		if q.CRC.Compression.IsCompressed() && q.Offset != p.Offset {
+			continue
+		}
+		if uint64(q.Offset)+uint64(q.CRC.Offset)+cut == uint64(p.Offset)+uint64(p.CRC.Offset) {
+			return true
+		}
+	}
+	return false
 }
 
 // pendingOwner returns the key with a pointer into a bucket that the transaction is going to insert, else what stands for a change of the alloc key.

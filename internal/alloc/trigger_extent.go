@@ -150,7 +150,7 @@ func (t *Triggers) extentPointer(tx Tx, btree ondisk.BtreeID, level uint8, k *on
 		return true, nil
 	case res == refCounted:
 		if sign > 0 && !p.Cached && !p.HasStripe && !a.DataType.IsEmpty() {
-			if err := t.checkBackpointer(tx, dev, b, &a, p, owner); err != nil {
+			if err := t.checkBackpointer(tx, dev, b, &a, k, p, owner); err != nil {
 				return false, err
 			}
 		}

@@ -460,6 +460,22 @@ func (tx *Tx) Updates(fn func(btree ondisk.BtreeID, level uint8, k *ondisk.Key) 
 	}
 }
 
+// Replaced returns, as it was before the transaction, the first key at p or behind of the same inode and snapshot that the transaction changes or
+// deletes.
+func (tx *Tx) Replaced(btree ondisk.BtreeID, p ondisk.Pos) (k ondisk.Key, ok bool) {
+	i, _ := tx.find(btree, 0, p)
+	for ; i < len(tx.updates); i++ {
+		u := &tx.updates[i]
+		if u.btree != btree || u.level != 0 || u.key.Pos.Inode != p.Inode {
+			break
+		}
+		if u.old.Type != ondisk.KeyDeleted && u.old.Pos.Snapshot == p.Snapshot {
+			return u.old, true
+		}
+	}
+	return k, false
+}
+
 // Buffered returns the pending buffered update of a position, if there is one.
 func (tx *Tx) Buffered(btree ondisk.BtreeID, p ondisk.Pos) (k ondisk.Key, ok bool) {
 	for i := range tx.buffered {
