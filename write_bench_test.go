@@ -2,6 +2,8 @@ package bcachefs_test
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -110,5 +112,45 @@ func benchRead(b *testing.B, size int, limit int64) {
 		if _, err := f.ReadAt(buf[:size], off); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkOverwrite4k writes single blocks, at random, in the middle of a file that was written in large pieces: each cuts an extent that has one
+// checksum. From several goroutines it is as a mount does direct writes.
+func BenchmarkOverwrite4k(b *testing.B) {
+	for _, writers := range []int{1, 4} {
+		b.Run(fmt.Sprint("writers-", writers), func(b *testing.B) {
+			d := benchDisk(b)
+			const size = 256 << 20
+			f, err := d.Create("f")
+			d.must(err)
+			defer f.Close()
+			buf := make([]byte, 1<<20)
+			for off := int64(0); off < size; off += 1 << 20 {
+				if _, err := f.WriteAt(buf, off); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.SetBytes(4096)
+			b.ReportAllocs()
+			b.ResetTimer()
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			var wg sync.WaitGroup
+			for w := range writers {
+				wg.Go(func() {
+					r := rand.New(rand.NewPCG(uint64(w), 1))
+					buf := make([]byte, 4096)
+					for left.Add(-1) >= 0 {
+						if _, err := f.WriteAt(buf, r.Int64N(size/4096)*4096); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.StopTimer()
+		})
 	}
 }
