@@ -2,6 +2,7 @@ package data_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -9,8 +10,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-bcachefs/bcachefs/internal/data"
+	"github.com/go-bcachefs/bcachefs/internal/ondisk"
 )
 
 // Many write to files of their own, and to blocks of one file, while others read, and snapshots are taken: each block is always one that
@@ -120,4 +123,22 @@ func TestSeekLive(t *testing.T) {
 		}
 	}
 	w.end()
+}
+
+// A transaction that changes one file's inode does not keep others from being written to, although their inodes lie in the same leaf.
+func TestInodesAlone(t *testing.T) {
+	w := newWorld(t, shape("inodes", nil, 64))
+	held, other := w.file("held"), w.file("other")
+	p := make([]byte, 4096)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := w.w.Truncate(ctx, held.id, 8192, &data.WriteOptions{Touch: func(*ondisk.Inode) {
+		done := make(chan error)
+		go func() {
+			_, _, err := w.w.WriteAt(ctx, other.id, p, 0, nil)
+			done <- err
+		}()
+		w.must(<-done)
+	}})
+	w.must(err)
 }

@@ -32,16 +32,29 @@ func subvolumeOf(tx *trans.Tx, id uint32) (ondisk.Subvolume, error) {
 	return ondisk.DecodeSubvolume(k)
 }
 
-// lookupInode returns an inode as a snapshot sees it.
+// lookupInode returns an inode as a snapshot sees it. Mostly that is its own: then only the key's slot is locked, not the leaf with the inodes of
+// others, who would wait for each other with [trans.Intent].
 func lookupInode(tx *trans.Tx, inum uint64, snapshot uint32, flags trans.IterFlags) (ondisk.Inode, error) {
-	k, ok, err := tx.Lookup(ondisk.BtreeInodes, ondisk.Pos{Offset: inum, Snapshot: snapshot}, flags)
+	pos := ondisk.Pos{Offset: inum, Snapshot: snapshot}
+	f := trans.ReadFlags(0)
+	if flags&trans.Intent != 0 {
+		f = trans.ForUpdate
+	}
+	k, ok, err := tx.Get(ondisk.BtreeInodes, pos, f)
+	if err == nil && !(ok && isInode(&k)) {
+		k, ok, err = tx.Lookup(ondisk.BtreeInodes, pos, flags)
+	}
 	if err != nil {
 		return ondisk.Inode{}, err
 	}
-	if !ok || k.Type != ondisk.KeyInode && k.Type != ondisk.KeyInodeV2 && k.Type != ondisk.KeyInodeV3 {
+	if !ok || !isInode(&k) {
 		return ondisk.Inode{}, &errnoError{fs.ErrNotExist, syscall.ENOENT}
 	}
 	return ondisk.DecodeInode(k)
+}
+
+func isInode(k *ondisk.Key) bool {
+	return k.Type == ondisk.KeyInode || k.Type == ondisk.KeyInodeV2 || k.Type == ondisk.KeyInodeV3
 }
 
 // view runs a transaction that reads a file.
