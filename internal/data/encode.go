@@ -50,10 +50,38 @@ type batch struct {
 	csum   checksum.Type
 	chunks []chunk
 	parts  []part
+	ptrs   []ondisk.ExtentPtr // of parts
+	keys   []ondisk.Key
 	allocs []*alloc.Allocation
+	spare  []*alloc.Allocation // memory of others
 	bufs   [][]byte
 	mu     sync.Mutex
 	err    error
+}
+
+// newBatch returns a batch for a window of a file, in the memory of an earlier one. It is given back with [batch.recycle].
+func (w *Writer) newBatch(o *Options) *batch {
+	b, _ := w.batches.Get().(*batch)
+	if b == nil {
+		b = new(batch)
+	}
+	b.w, b.opts, b.csum = w, o, w.checksumType(o)
+	return b
+}
+
+// recycle is the end of a batch of [Writer.newBatch].
+func (b *batch) recycle(ctx context.Context) {
+	b.release(ctx)
+	w := b.w
+	b.w, b.opts, b.err = nil, nil, nil
+	b.chunks, b.parts, b.keys, b.ptrs = forget(b.chunks), forget(b.parts), forget(b.keys), forget(b.ptrs)
+	w.batches.Put(b)
+}
+
+// forget empties a slice, and keeps its memory but not what it refers to.
+func forget[T any](s []T) []T {
+	clear(s)
+	return s[:0]
 }
 
 // release gives up buckets and buffers. Buckets that nothing refers to become free again.
@@ -65,7 +93,35 @@ func (b *batch) release(ctx context.Context) {
 	for _, buf := range b.bufs {
 		b.w.buffers.put(buf)
 	}
-	b.allocs, b.bufs = nil, nil
+	b.spare = append(b.spare, b.allocs...)
+	b.allocs, b.bufs = forget(b.allocs), forget(b.bufs)
+}
+
+// allocation gets space, until [batch.release].
+func (b *batch) allocation(ctx context.Context, req *alloc.Request) (*alloc.Allocation, error) {
+	var al *alloc.Allocation
+	if n := len(b.spare); n > 0 {
+		al, b.spare = b.spare[n-1], b.spare[:n-1]
+	} else {
+		al = new(alloc.Allocation)
+	}
+	if err := b.w.cfg.Alloc.AllocSectors(ctx, req, al); err != nil {
+		b.spare = append(b.spare, al)
+		return nil, err
+	}
+	b.allocs = append(b.allocs, al)
+	return al, nil
+}
+
+// pointers returns those of an allocation, some sectors further on.
+func (b *batch) pointers(al *alloc.Allocation, sectors int) []ondisk.ExtentPtr {
+	n := len(b.ptrs)
+	b.ptrs = append(b.ptrs, al.Ptrs()...)
+	ptrs := b.ptrs[n:len(b.ptrs):len(b.ptrs)]
+	for i := range ptrs {
+		ptrs[i].Offset += ondisk.Sector(sectors)
+	}
+	return ptrs
 }
 
 func (b *batch) buffer(n int) []byte {
@@ -199,16 +255,14 @@ func (b *batch) request(sectors int, point alloc.WritePoint) alloc.Request {
 func (b *batch) allocateWhole(ctx context.Context, c *chunk, point alloc.WritePoint) (ok bool, err error) {
 	req := b.request(len(c.stored)/sectorSize, point)
 	req.Min = req.Sectors
-	al := new(alloc.Allocation)
-	err = b.w.cfg.Alloc.AllocSectors(ctx, &req, al)
+	al, err := b.allocation(ctx, &req)
 	if err != nil {
 		if errors.Is(err, alloc.ErrNoSpace) || errors.Is(err, alloc.ErrInsufficientDevices) {
 			return false, nil
 		}
 		return false, err
 	}
-	b.allocs = append(b.allocs, al)
-	b.parts = append(b.parts, part{start: c.start, plain: c.plain, stored: c.stored, comp: c.comp, ptrs: clonePtrs(al.Ptrs(), 0)})
+	b.parts = append(b.parts, part{start: c.start, plain: c.plain, stored: c.stored, comp: c.comp, ptrs: b.pointers(al, 0)})
 	return true, nil
 }
 
@@ -217,18 +271,17 @@ func (b *batch) allocatePlain(ctx context.Context, chunks []chunk, sectors int, 
 	into := 0 // bytes of chunks[0] that have a place
 	for sectors > 0 {
 		req := b.request(sectors, point)
-		al := new(alloc.Allocation)
-		if err := b.w.cfg.Alloc.AllocSectors(ctx, &req, al); err != nil {
+		al, err := b.allocation(ctx, &req)
+		if err != nil {
 			return err
 		}
-		b.allocs = append(b.allocs, al)
 		sectors -= int(al.Sectors)
 		for at := 0; at < int(al.Sectors); {
 			c := &chunks[0]
 			n := min(len(c.plain)-into, (int(al.Sectors)-at)*sectorSize)
 			plain := c.plain[into : into+n]
 			b.parts = append(b.parts, part{start: c.start + uint64(into)/sectorSize, plain: plain, stored: plain, comp: c.comp,
-				ptrs: clonePtrs(al.Ptrs(), at)})
+				ptrs: b.pointers(al, at)})
 			at += n / sectorSize
 			if into += n; into == len(c.plain) {
 				chunks, into = chunks[1:], 0
@@ -236,15 +289,6 @@ func (b *batch) allocatePlain(ctx context.Context, chunks []chunk, sectors int, 
 		}
 	}
 	return nil
-}
-
-// clonePtrs returns pointers that are some sectors further on.
-func clonePtrs(ptrs []ondisk.ExtentPtr, sectors int) []ondisk.ExtentPtr {
-	c := append([]ondisk.ExtentPtr(nil), ptrs...)
-	for i := range c {
-		c[i].Offset += ondisk.Sector(sectors)
-	}
-	return c
 }
 
 // runs gathers parts that follow one another on all their devices.
@@ -353,20 +397,11 @@ func (b *batch) seal(p *part) (err error) {
 // writeAll writes the same to all pointers at once. failed has a bit for each that failed; the error is of ctx only.
 func (w *Writer) writeAll(ctx context.Context, ptrs []ondisk.ExtentPtr, buf []byte) (failed uint16, err error) {
 	var errs [alloc.MaxOpenPerWrite]error
-	write := func(i int) {
-		dev := w.cfg.Device(ptrs[i].Dev)
-		if dev == nil {
-			errs[i] = ErrNoDevice
-			return
-		}
-		errs[i] = dev.WriteAt(ctx, buf, int64(ptrs[i].Offset)*sectorSize)
+	if len(ptrs) == 1 { // mostly
+		errs[0] = w.writeTo(ctx, &ptrs[0], buf)
+	} else {
+		errs = w.writeEach(ctx, ptrs, buf)
 	}
-	var wg sync.WaitGroup
-	for i := 1; i < len(ptrs); i++ {
-		wg.Go(func() { write(i) })
-	}
-	write(0)
-	wg.Wait()
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -383,6 +418,24 @@ func (w *Writer) writeAll(ctx context.Context, ptrs []ondisk.ExtentPtr, buf []by
 		}
 	}
 	return failed, nil
+}
+
+// writeEach is [Writer.writeTo] for several pointers at once.
+func (w *Writer) writeEach(ctx context.Context, ptrs []ondisk.ExtentPtr, buf []byte) (errs [alloc.MaxOpenPerWrite]error) {
+	var wg sync.WaitGroup
+	for i := range ptrs {
+		wg.Go(func() { errs[i] = w.writeTo(ctx, &ptrs[i], buf) })
+	}
+	wg.Wait()
+	return errs
+}
+
+func (w *Writer) writeTo(ctx context.Context, p *ondisk.ExtentPtr, buf []byte) error {
+	dev := w.cfg.Device(p.Dev)
+	if dev == nil {
+		return ErrNoDevice
+	}
+	return dev.WriteAt(ctx, buf, int64(p.Offset)*sectorSize)
 }
 
 // key returns the extent that a part becomes, without inode and snapshot.

@@ -187,11 +187,10 @@ func (x *op) fillUnwritten(ctx context.Context, from, to uint64, all bool) (next
 	b := batch{w: w, opts: &x.opts}
 	defer b.release(ctx)
 	req := b.request(int(end-from), x.point)
-	al := new(alloc.Allocation)
-	if err := w.cfg.Alloc.AllocSectors(ctx, &req, al); err != nil {
+	al, err := b.allocation(ctx, &req)
+	if err != nil {
 		return 0, err
 	}
-	b.allocs = append(b.allocs, al)
 	k := ondisk.Key{Type: ondisk.KeyExtent, Pos: ondisk.Pos{Offset: from + uint64(al.Sectors)}, Size: al.Sectors}
 	for _, p := range al.Ptrs() {
 		p.Unwritten, p.Cached = true, false

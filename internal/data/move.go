@@ -271,16 +271,14 @@ func (m *mover) placeOne(ctx context.Context, mv *moving) error {
 		if whole {
 			req.Min = left
 		}
-		al := new(alloc.Allocation)
-		if err := w.cfg.Alloc.AllocSectors(ctx, &req, al); err != nil {
+		al, err := m.allocation(ctx, &req)
+		if err != nil {
 			return err
 		}
-		m.allocs = append(m.allocs, al)
 		m.note(al)
-		p := part{start: uint64(at), ptrs: clonePtrs(al.Ptrs(), 0), version: mv.version, crc: mv.crc}
+		p := part{start: uint64(at), ptrs: m.pointers(al, 0), version: mv.version, crc: mv.crc}
 		n := al.Sectors
 		if !whole && !mv.unwritten {
-			var err error
 			if p.crc, p.stored, err = w.cutStored(mv.version, &mv.crc, mv.stored, at, n); err != nil {
 				return err
 			}

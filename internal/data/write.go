@@ -245,8 +245,8 @@ func (x *op) window(ctx context.Context, p []byte, start uint64) error {
 		return err
 	}
 	defer promise.Put()
-	b := batch{w: x.w, opts: &x.opts, csum: x.w.checksumType(&x.opts)}
-	defer b.release(ctx)
+	b := x.w.newBatch(&x.opts)
+	defer b.recycle(ctx)
 	b.cut(p, start)
 	if err := b.compress(ctx); err != nil {
 		return err
@@ -257,14 +257,15 @@ func (x *op) window(ctx context.Context, p []byte, start uint64) error {
 	if err := b.store(ctx); err != nil {
 		return err
 	}
-	keys := make([]ondisk.Key, len(b.parts))
 	for i := range b.parts {
-		if keys[i], err = b.key(&b.parts[i]); err != nil {
+		k, err := b.key(&b.parts[i])
+		if err != nil {
 			return err
 		}
+		b.keys = append(b.keys, k)
 	}
 	per := max(1, maxKeysPerTx/x.opts.Replicas)
-	for len(keys) > 0 {
+	for keys := b.keys; len(keys) > 0; {
 		n := min(per, len(keys))
 		if err := x.commit(ctx, keys[:n], &promise); err != nil {
 			return err

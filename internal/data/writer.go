@@ -143,6 +143,7 @@ type Writer struct {
 	cfg     WriterConfig
 	reader  *Reader
 	buffers bufferPool
+	batches sync.Pool // *batch
 	inodes  lockTable
 	freeze  sync.RWMutex
 	listed  atomic.Uint64 // features that the superblock is known to list
