@@ -214,6 +214,17 @@ func (mv *moving) cutsCompressed() bool {
 	return false
 }
 
+// expands reports whether a pointer that is replaced leads to compressed data: what takes its place may be as it was read from another pointer, or a part
+// of it.
+func (mv *moving) expands() bool {
+	for i := range mv.ptrs {
+		if mv.rewrite>>i&1 != 0 && mv.ptrs[i].CRC.Compression.IsCompressed() {
+			return true
+		}
+	}
+	return false
+}
+
 // lock locks the buckets that somebody may write to in place.
 func (m *mover) lock(mv *moving) error {
 	var ids []uint64
@@ -348,7 +359,7 @@ func (m *mover) commitAll(ctx context.Context) error {
 			}
 			any = true
 			growth += 4 * maxReplicas // parts of what is compressed are rounded up
-			if m.o.Encode != nil || mv.cutsCompressed() {
+			if m.o.Encode != nil || mv.expands() {
 				growth += uint64(len(mv.stored)/sectorSize) * maxReplicas
 			}
 		}
