@@ -24,6 +24,7 @@ type live struct {
 
 	folded  folded
 	writers writers
+	directs directs
 	down    atomic.Bool   // nothing is served any more
 	dev     atomic.Uint64 // st_dev of the mount, once it is known
 }

@@ -12,8 +12,11 @@ import (
 	"github.com/go-bcachefs/bcachefs"
 )
 
-// handleWrites is the handle of files that are open for writing; others have 0. There is no other state to a handle.
-const handleWrites = 1
+// A handle says what a file was opened for. There is no other state to it.
+const (
+	handleWrites = 1 << iota
+	handleDirect // writes, past the kernel's cache
+)
 
 // open answers for a file that was opened, or made to be.
 //
@@ -27,6 +30,10 @@ func (l *live) open(id bcachefs.InodeID, flags uint32, out *fuse.OpenOut) {
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		out.Fh = handleWrites
 		l.writers.add(id)
+		if flags&syscall.O_DIRECT != 0 {
+			out.Fh |= handleDirect
+			l.directs.add(id)
+		}
 	}
 }
 
@@ -81,11 +88,14 @@ func (l *live) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut
 func (l *live) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
 func (l *live) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
-	if in.Fh != handleWrites {
+	if in.Fh&handleWrites == 0 {
 		return
 	}
 	if id, ok := l.inodes.lookup(in.NodeId); ok {
 		l.writers.remove(id)
+		if in.Fh&handleDirect != 0 {
+			l.directs.remove(id)
+		}
 	}
 }
 
@@ -98,9 +108,13 @@ func (l *live) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRe
 		return nil, fuse.EINVAL
 	}
 	p := buf[:min(len(buf), int(in.Size))]
+	direct := in.ReadFlags&fuse.READ_LOCKOWNER != 0 // this tells it from what comes for the page cache
+	if !direct {
+		l.directs.caches(id)
+	}
 	n, err := l.fsys.ReadInode(l.ctx, id, p, int64(in.Offset))
-	// What comes for the page cache has pages locked that would be waited for; direct I/O is told by its owner of locks.
-	if err == nil && n < len(p) && in.ReadFlags&fuse.READ_LOCKOWNER != 0 && l.writeBackFile(in.NodeId, id) {
+	// What comes for the page cache has pages locked that would be waited for.
+	if err == nil && n < len(p) && direct && l.writeBackFile(in.NodeId, id) {
 		n, err = l.fsys.ReadInode(l.ctx, id, p, int64(in.Offset)) // the kernel knew a larger size
 	}
 	if err != nil {
@@ -128,6 +142,9 @@ func (l *live) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, 
 	}
 	durable := in.Flags&(syscall.O_SYNC|syscall.O_DSYNC) != 0
 	n, err := l.fsys.WriteInode(l.ctx, id, data, int64(in.Offset), durable)
+	if n > 0 && in.Fh&handleDirect != 0 && l.directs.cached(id) {
+		l.kernel.InodeNotify(in.NodeId, int64(in.Offset), int64(n))
+	}
 	if short := 0 < n && n < len(data); short {
 		if err = nil; durable {
 			err = l.fsys.SyncInode(l.ctx, id)

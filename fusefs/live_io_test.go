@@ -4,6 +4,7 @@ package fusefs_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -511,6 +513,110 @@ func TestLiveFallocateDropsPrivileges(t *testing.T) {
 			if st.Mode != c.want {
 				t.Errorf("user %d, fallocate mode %#x: %#o, want %#o", c.uid, how, st.Mode, c.want)
 			}
+		}
+	}
+}
+
+// What was written directly is what is read then through the page cache, though others read there all the time: the kernel forgets pages before such a
+// write only.
+func TestLiveDirectWriteIsRead(t *testing.T) {
+	needFUSE(t)
+	m := serveImage(t, newImage(t, 64, nil))
+	const pages = 4
+	m.write("f", make([]byte, pages*4096))
+	direct, err := unix.Open(m.path("f"), unix.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(direct)
+	f, err := os.Open(m.path("f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	aio, err := newAIO()
+	if err != nil {
+		t.Skip("no asynchronous I/O: ", err)
+	}
+	defer aio.close()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			buf := make([]byte, pages*4096)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := f.ReadAt(buf, 0); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	page, got := alignedBytes(4096), make([]byte, 4096)
+	for i := range 1000 {
+		binary.LittleEndian.PutUint64(page, uint64(i)+1)
+		off := int64(i % pages * 4096)
+		if err := aio.write(direct, page, off); err != nil {
+			t.Error(err)
+			break
+		}
+		if _, err := f.ReadAt(got, off); err != nil || !bytes.Equal(got, page) {
+			t.Errorf("write %d: read %d, %v", i, binary.LittleEndian.Uint64(got), err)
+			break
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// aioContext is one of io_setup(2). With such I/O the kernel does not forget pages after a direct write either.
+type aioContext uintptr
+
+func newAIO() (c aioContext, err error) {
+	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, 1, uintptr(unsafe.Pointer(&c)), 0); errno != 0 {
+		return 0, errno
+	}
+	return c, nil
+}
+
+func (c aioContext) close() { unix.Syscall(unix.SYS_IO_DESTROY, uintptr(c), 0, 0) }
+
+// write submits a write and waits for its end.
+func (c aioContext) write(fd int, p []byte, off int64) error {
+	cb := struct { // struct iocb
+		data           uint64
+		key, rwFlags   uint32
+		opcode, prio   uint16
+		fd             uint32
+		buf, n         uint64
+		offset         int64
+		_              uint64
+		flags, eventFd uint32
+	}{opcode: 1 /* IOCB_CMD_PWRITE */, fd: uint32(fd), buf: uint64(uintptr(unsafe.Pointer(&p[0]))), n: uint64(len(p)), offset: off}
+	list := [...]unsafe.Pointer{unsafe.Pointer(&cb)}
+	if _, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, uintptr(c), 1, uintptr(unsafe.Pointer(&list))); errno != 0 {
+		return errno
+	}
+	var event struct { // struct io_event
+		data, obj uint64
+		res, res2 int64
+	}
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_IO_GETEVENTS, uintptr(c), 1, 1, uintptr(unsafe.Pointer(&event)), 0, 0)
+		runtime.KeepAlive(p)
+		switch {
+		case errno == unix.EINTR:
+		case errno != 0:
+			return errno
+		case n != 1 || event.res != int64(len(p)):
+			return fmt.Errorf("%d events, result %d", n, event.res)
+		default:
+			return nil
 		}
 	}
 }

@@ -158,3 +158,66 @@ func (w *writers) all() (ids []bcachefs.InodeID) {
 	}
 	return ids
 }
+
+// directs are the files that are open for direct writing. Before such a write the kernel forgets what it keeps of the range, but not after it: what
+// somebody read into its cache meanwhile would be old, and stay. Safe for concurrent use.
+type directs struct {
+	any   atomic.Int64 // how many there are, so that a mount without them pays nothing
+	mu    sync.RWMutex
+	files map[bcachefs.InodeID]*directFile
+}
+
+type directFile struct {
+	opened int
+	cached atomic.Bool // something was read into the kernel's cache since it was opened so
+}
+
+func (d *directs) add(id bcachefs.InodeID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.files[id]
+	if f == nil {
+		if d.files == nil {
+			d.files = map[bcachefs.InodeID]*directFile{}
+		}
+		f = new(directFile)
+		d.files[id] = f
+		d.any.Add(1)
+	}
+	f.opened++
+}
+
+func (d *directs) remove(id bcachefs.InodeID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.files[id]
+	if f == nil {
+		return
+	}
+	if f.opened--; f.opened == 0 {
+		delete(d.files, id)
+		d.any.Add(-1)
+	}
+}
+
+func (d *directs) get(id bcachefs.InodeID) *directFile {
+	if d.any.Load() == 0 {
+		return nil
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.files[id]
+}
+
+// caches notes, before it is read, that something will be in the kernel's cache.
+func (d *directs) caches(id bcachefs.InodeID) {
+	if f := d.get(id); f != nil && !f.cached.Load() {
+		f.cached.Store(true)
+	}
+}
+
+// cached reports whether the kernel's cache may have, after a direct write, what was there before.
+func (d *directs) cached(id bcachefs.InodeID) bool {
+	f := d.get(id)
+	return f != nil && f.cached.Load()
+}
