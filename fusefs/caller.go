@@ -5,6 +5,7 @@ package fusefs
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -42,6 +43,25 @@ func (c caller) read(p []byte, addr uint64) error {
 		err = syscall.EFAULT
 	}
 	return err
+}
+
+// memory opens the caller's memory to write to it. It stays that of the process that there is now, should that end and another get its number.
+func (c caller) memory() (*os.File, error) {
+	if c.pid == 0 {
+		return nil, errUnseen
+	}
+	return os.OpenFile(fmt.Sprintf("/proc/%d/mem", c.pid), os.O_WRONLY, 0)
+}
+
+// writeTo puts p into memory at an address.
+func writeTo(memory *os.File, p []byte, addr uint64) error {
+	if addr > math.MaxInt64 {
+		return syscall.EFAULT
+	}
+	if _, err := memory.WriteAt(p, int64(addr)); err != nil {
+		return syscall.EFAULT
+	}
+	return nil
 }
 
 // pathMax bounds a path, with the zero byte at its end.

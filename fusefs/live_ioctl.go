@@ -29,6 +29,9 @@ var ioctls = map[uint32]func(l *live, c *ioctl) error{
 	ioWrite(bchIoctl, 16, subvolumeArg): (*live).createSubvolume,
 	ioWrite(bchIoctl, 17, subvolumeArg): (*live).destroySubvolume,
 	ioRead(bchIoctl, 64, 8):             (*live).reinherit,
+
+	ioReadWrite(bchIoctl, 31, subvolReaddirArg): (*live).listSubvolumes,
+	ioReadWrite(bchIoctl, 32, subvolToPathArg):  (*live).subvolumePath,
 }
 
 // bchIoctl is the type of the driver's own ioctls.
@@ -43,6 +46,9 @@ const (
 // ioRead is _IOR, whose argument the kernel fills in; ioWrite is _IOW, whose argument it reads.
 func ioRead(typ, nr, size uint32) uint32  { return 2<<30 | size<<16 | typ<<8 | nr }
 func ioWrite(typ, nr, size uint32) uint32 { return 1<<30 | size<<16 | typ<<8 | nr }
+
+// ioReadWrite is _IOWR: both.
+func ioReadWrite(typ, nr, size uint32) uint32 { return ioRead(typ, nr, size) | ioWrite(typ, nr, size) }
 
 func (l *live) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, arg []byte, result *fuse.IoctlOut, out []byte) fuse.Status {
 	do := ioctls[in.Cmd]

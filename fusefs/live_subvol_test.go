@@ -25,6 +25,8 @@ const (
 	iocQueryUUID        = 0x8010bc01
 	iocSubvolumeCreate  = 0x4020bc10
 	iocSubvolumeDestroy = 0x4020bc11
+	iocSubvolumeList    = 0xc018bc1f
+	iocSubvolumeToPath  = 0xc010bc20
 	iocReinherit        = 0x8008bc40
 	iocGoingDown        = 0x8004587d
 	iocGetLabel         = 0x81009431
@@ -360,4 +362,94 @@ func TestLiveSnapshotsDir(t *testing.T) {
 		t.Errorf("with one less: %q", got)
 	}
 	wantErr(t, "make something there", os.Mkdir(m.path(fusefs.SnapshotsDir+"/x"), 0o755), unix.EPERM)
+}
+
+// listedSubvolume is an entry of the list.
+type listedSubvolume struct {
+	id, flags, of uint32
+	path          string
+}
+
+// listSubvolumes lists those in the subvolume that a directory is in, as the reference does, by pieces of so many bytes.
+func listSubvolumes(dir string, size int) (list []listedSubvolume, err error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	buf, pos := make([]byte, size), uint32(0)
+	for {
+		var arg [24]byte
+		binary.LittleEndian.PutUint32(arg[:], pos)
+		binary.LittleEndian.PutUint32(arg[4:], uint32(size))
+		binary.LittleEndian.PutUint64(arg[8:], uint64(uintptr(unsafe.Pointer(&buf[0]))))
+		if _, err := ioctlOn(fd, iocSubvolumeList, arg[:]); err != nil {
+			return list, err
+		}
+		runtime.KeepAlive(buf)
+		used := binary.LittleEndian.Uint32(arg[16:])
+		if used == 0 {
+			return list, nil
+		}
+		pos = binary.LittleEndian.Uint32(arg[:])
+		for b := buf[:used]; len(b) > 0; {
+			n := binary.LittleEndian.Uint32(b)
+			list = append(list, listedSubvolume{id: binary.LittleEndian.Uint32(b[4:]), flags: binary.LittleEndian.Uint32(b[8:]), of: binary.LittleEndian.Uint32(b[12:]),
+				path: unix.ByteSliceToString(b[32:n])})
+			b = b[n:]
+		}
+	}
+}
+
+func TestLiveSubvolumeList(t *testing.T) {
+	m := newMount(t, 64)
+	for _, err := range []error{m.subvolume("a"), m.subvolume("a/b"), os.Mkdir(m.path("d"), 0o700), m.subvolume("d/" + strings.Repeat("long", 20)), m.snapshot("a", "ro", true),
+		os.Mkdir(m.path("a/plain"), 0o755)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := fmt.Sprint([]listedSubvolume{{2, 0, 0, "a"}, {4, 0, 0, "d/" + strings.Repeat("long", 20)}, {5, 3, 2, "ro"}})
+	for _, size := range []int{4096, 200, 128} {
+		list, err := listSubvolumes(m.dir, size)
+		if got := fmt.Sprint(list); got != all || err != nil {
+			t.Errorf("with %d bytes: %s, %v; want %s", size, got, err, all)
+		}
+	}
+	if list, err := listSubvolumes(m.dir, 100); !errors.Is(err, unix.ERANGE) || len(list) != 1 {
+		t.Errorf("what does not fit: %v, %v", list, err)
+	}
+	for _, dir := range []string{"a", "a/plain"} {
+		if list, err := listSubvolumes(m.path(dir), 4096); fmt.Sprint(list) != fmt.Sprint([]listedSubvolume{{3, 0, 0, "b"}}) || err != nil {
+			t.Errorf("in %s: %v, %v", dir, list, err)
+		}
+	}
+	if list, err := listSubvolumes(m.path("ro"), 4096); len(list) != 0 || err != nil {
+		t.Errorf("in the snapshot: %v, %v", list, err)
+	}
+	toPath := func(id, size uint32) (string, error) {
+		fd, err := unix.Open(m.path("d"), unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		buf := make([]byte, 4096)
+		var arg [16]byte
+		binary.LittleEndian.PutUint32(arg[:], id)
+		binary.LittleEndian.PutUint32(arg[4:], size)
+		binary.LittleEndian.PutUint64(arg[8:], uint64(uintptr(unsafe.Pointer(&buf[0]))))
+		_, err = ioctlOn(fd, iocSubvolumeToPath, arg[:])
+		runtime.KeepAlive(buf)
+		return unix.ByteSliceToString(buf), err
+	}
+	if p, err := toPath(3, 4); p != "a/b" || err != nil {
+		t.Errorf("path of 3: %q, %v", p, err)
+	}
+	for _, tt := range []struct {
+		id, size uint32
+		want     error
+	}{{3, 3, unix.ERANGE}, {3, 0, unix.EINVAL}, {99, 100, unix.ENOENT}} {
+		_, err := toPath(tt.id, tt.size)
+		wantErr(t, fmt.Sprint("path of ", tt.id), err, tt.want)
+	}
 }
