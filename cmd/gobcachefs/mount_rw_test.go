@@ -186,3 +186,54 @@ func TestMountChecked(t *testing.T) {
 		t.Errorf("rw: exit %d: %q", code, said)
 	}
 }
+
+// TestSubvolumesMounted lists those of a mount as those of the image are, but for sizes.
+func TestSubvolumesMounted(t *testing.T) {
+	needMounts(t)
+	img := formatImage(t)
+	dir, said, code := mountImage(t, img, "")
+	if code != 0 {
+		t.Fatalf("exit %d: %s", code, said)
+	}
+	run := func(args ...string) string {
+		t.Helper()
+		r := runCLI(t.Context(), "", nil, args...)
+		if r.code != 0 {
+			t.Fatalf("%v: exit %d: %s", args, r.code, r.err)
+		}
+		return r.out
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	run("subvolume", "create", at("a"))
+	run("subvolume", "create", at("a/b"))
+	if err := os.Mkdir(at("a/b/plain"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run("subvolume", "create", at("a/b/plain/c"))
+	run("subvolume", "snapshot", "-r", at("a/b"), at("snap"))
+	run("subvolume", "snapshot", at("a/b"), at("a/again"))
+	withoutSizes := func(s string) string {
+		return strings.Join(strings.Fields(strings.NewReplacer("0B, ", "", "0B", "").Replace(s)), " ")
+	}
+	type list struct{ flags, of string }
+	lists := []list{{"", ""}, {"-R", ""}, {"-Rs", ""}, {"-t", ""}, {"-ts", ""}, {"-Rs", "a"}, {"-ts", "a/b"}}
+	var mounted []string
+	for _, l := range lists {
+		mounted = append(mounted, run(append([]string{"subvolume", "list"}, strings.Fields(l.flags+" "+at(l.of))...)...))
+	}
+	if r := runCLI(t.Context(), "", nil, "subvolume", "list", "--subvol", "a", dir); r.code != 2 {
+		t.Errorf("--subvol with a mount: exit %d: %s", r.code, r.err)
+	}
+	umount(t, dir)
+	eventually(t, "the end of the mount", func() bool { return runCLI(t.Context(), "", nil, "fsck", "-n", img).code == 0 })
+	for i, l := range lists {
+		args := []string{"subvolume", "list"}
+		if l.of != "" {
+			args = append(args, "--subvol", l.of)
+		}
+		image := run(append(args, strings.Fields(l.flags+" "+img)...)...)
+		if withoutSizes(mounted[i]) != withoutSizes(image) {
+			t.Errorf("list %s of %q: of the mount\n%s\nof the image\n%s", l.flags, l.of, mounted[i], image)
+		}
+	}
+}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -35,11 +37,12 @@ type subvolumeListCmd struct {
 func newSubvolumeListCmd(a *app) *cobra.Command {
 	s := &subvolumeListCmd{app: a}
 	c := a.command(&cobra.Command{
-		Use:     "list [flags] DEV...",
+		Use:     "list [flags] DIR | DEV...",
 		Aliases: []string{"ls"},
 		Short:   "List subvolumes",
 		Long: "list prints the subvolumes in the root of the filesystem, or in the one that --subvol names, with -R also those\n" +
-			"below. Sizes are those of all data that a subvolume can see, with what it shares with snapshots, before compression.",
+			"below. Sizes are those of all data that a subvolume can see, with what it shares with snapshots, before compression.\n" +
+			"DIR is the root of a subvolume on a mounted filesystem, of which those below are listed; there sizes are not known.",
 		Args: cobra.MinimumNArgs(1),
 	}, s.run)
 	f := c.Flags()
@@ -61,6 +64,11 @@ func (s *subvolumeListCmd) run(ctx context.Context, args []string) error {
 	if !slices.Contains(sortOrders, s.sort) {
 		return usagef("--sort %s: want name, size or time", s.sort)
 	}
+	if len(args) == 1 {
+		if done, err := s.mounted(args[0]); done {
+			return err
+		}
+	}
 	f, m, err := s.open(ctx, s.app, args)
 	if err != nil {
 		return err
@@ -74,14 +82,35 @@ func (s *subvolumeListCmd) run(ctx context.Context, args []string) error {
 	if s.all, err = f.Subvolumes(ctx); err != nil {
 		return failed("list subvolumes", strings.Join(args, ":"), err)
 	}
+	if s.sizes, err = subvolumeSizes(ctx, f); err != nil {
+		s.warnf("subvolume list: sizes: %v", err)
+	}
+	return s.print(v.RootInode().Subvol)
+}
+
+// mounted lists subvolumes of a mounted filesystem, if dir is a directory of one.
+func (s *subvolumeListCmd) mounted(dir string) (done bool, err error) {
+	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+		return false, nil
+	}
+	if s.all, err = subvolumesMounted(dir); errors.Is(err, errNotMounted) {
+		return false, nil
+	}
+	switch {
+	case err != nil:
+		return true, failed("list subvolumes", dir, err)
+	case s.subvol != "":
+		return true, usagef("--subvol is for devices: give the directory of the subvolume")
+	}
+	return true, s.print(0)
+}
+
+// print prints what is in a subvolume.
+func (s *subvolumeListCmd) print(root uint32) error {
 	s.byID = map[uint32]bcachefs.SubvolumeInfo{}
 	for _, sv := range s.all {
 		s.byID[sv.ID] = sv
 	}
-	if s.sizes, err = subvolumeSizes(ctx, f); err != nil {
-		s.warnf("subvolume list: sizes: %v", err)
-	}
-	root := v.RootInode().Subvol
 	switch {
 	case s.json:
 		return s.writeJSON(s.toJSON(root))
