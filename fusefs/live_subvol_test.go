@@ -250,11 +250,12 @@ func TestLiveSubvolumeRights(t *testing.T) {
 		}
 	}
 	wantErr(t, "a subvolume of root", m.subvolume("others"), nil)
+	wantErr(t, "one where only root comes", errors.Join(os.Mkdir(m.path("hidden"), 0o700), m.subvolume("hidden/sub")), nil)
 	out, err := asUser(t, "rights", "DIR="+m.dir)
 	if err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
-	want := "mine 0\ngroup 0\nother 13\nsnapshot of others 1\nsnapshot of mine 0\ndelete others 13\ndelete mine 0\nlabel 1\nshut down 1\n"
+	want := "mine 0\ngroup 0\nother 13\nsnapshot of others 1\nsnapshot of mine 0\ndelete others 13\ndelete mine 0\nlabel 1\nshut down 1\n[others mine/sub group/sub] <nil>\n"
 	if out != want {
 		t.Errorf("got\n%swant\n%s", out, want)
 	}
@@ -289,6 +290,12 @@ func rightsPart() {
 	report("label", err)
 	_, err = ioctlOn(fd, iocGoingDown, make([]byte, 4))
 	report("shut down", err)
+	list, err := listSubvolumes(dir, 4096)
+	var paths []string
+	for _, s := range list {
+		paths = append(paths, s.path)
+	}
+	fmt.Println(paths, err)
 }
 
 // The space of what was deleted comes back, though the kernel knew of its files.

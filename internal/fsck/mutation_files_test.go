@@ -252,6 +252,13 @@ var fileMutations = []mutation{
 		p.putInode(in)
 		return found{}
 	}},
+	{"sectors of what was being deleted", "basic", func(p *patched) found {
+		at := p.unlink()
+		in := p.inode(func(in *ondisk.Inode) bool { return in.Inum == at.Offset })
+		in.Sectors += 8
+		p.putInode(in)
+		return found{"unlinked_inode_not_on_deleted_list": 1}
+	}},
 	{"extents that overlap", "basic", func(p *patched) found {
 		in := p.file()
 		p.put(ondisk.BtreeExtents, ondisk.Key{Type: ondisk.KeyError, Pos: ondisk.Pos{Inode: in.Inum, Offset: 4, Snapshot: in.Snapshot}, Size: 4})
