@@ -83,7 +83,14 @@ func (s *servedImage) kill() {
 // end unmounts and waits for the process to have written everything.
 func (s *servedImage) end() {
 	s.t.Helper()
-	if err := unix.Unmount(s.dir, 0); err != nil {
+	var err error
+	for range 500 { // whatever else runs on the machine may look into mounts for a moment
+		if err = unix.Unmount(s.dir, 0); !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil {
 		s.t.Errorf("umount: %v", err)
 		return
 	}

@@ -123,9 +123,7 @@ func TestMountInTheBackground(t *testing.T) {
 		if entries, err := os.ReadDir(dir); err != nil || len(entries) == 0 {
 			t.Errorf("fd %d: %d entries, %v", fd, len(entries), err)
 		}
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Errorf("fd %d: umount: %v", fd, err)
-		}
+		umount(t, dir)
 		alive.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if _, err := alive.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("fd %d: the process does not end with its mount: %v", fd, err)
@@ -205,9 +203,7 @@ func TestMountAfterAKill(t *testing.T) {
 		bytes.Count(out, []byte("\n")) != 1 {
 		t.Errorf("%v: %s", err, out)
 	}
-	if err := unix.Unmount(dir, 0); err != nil {
-		t.Error(err)
-	}
+	umount(t, dir)
 	if out, err := program(t, "mount", img, dir).CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}

@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestSubvolumesOnAMount makes, snapshots and deletes subvolumes through the driver's ioctls, which our mount serves.
@@ -42,9 +40,7 @@ func TestSubvolumesOnAMount(t *testing.T) {
 	if r := runCLI(context.Background(), "", nil, "mkdir", img, "/x"); r.code != exitFailed || !strings.Contains(r.err, "in use: unmount it") {
 		t.Errorf("while it is mounted: exit %d, %q", r.code, r.err)
 	}
-	if err := unix.Unmount(dir, 0); err != nil {
-		t.Fatal(err)
-	}
+	umount(t, dir)
 	eventually(t, "the filesystem is closed", func() bool {
 		return runCLI(context.Background(), "", nil, "touch", img, "/home/seen").code == exitOK
 	})
