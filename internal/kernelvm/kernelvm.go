@@ -157,11 +157,22 @@ func MustBeClean(t testing.TB, filesystems [][]string, opts CheckOptions) []Resu
 	t.Helper()
 	results := Check(t, filesystems, opts)
 	for i, r := range results {
-		if r.Status != 0 {
+		if r.Status != 0 && !interrupted(r) {
 			t.Errorf("%s: the driver says: %s (%d)\n%s%s", strings.Join(filesystems[i], ":"), r.Why, r.Status, r.RepairLog, r.Log)
 		}
 	}
 	return results
+}
+
+// interrupted reports whether all that the driver said is that its own copygc was at work when it was unmounted: it calls that an error, and goes on.
+func interrupted(r Result) bool {
+	const loggedErrors = 1
+	for line := range strings.Lines(r.Log + r.RepairLog) {
+		if strings.HasPrefix(line, "E") && !strings.Contains(line, "bch2_evacuate_bucket(): error flushing btree write buffer erofs_no_writes") {
+			return false
+		}
+	}
+	return r.Status == loggedErrors
 }
 
 func readResult(t testing.TB, dir string, i int, out Output) Result {
