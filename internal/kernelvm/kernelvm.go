@@ -166,13 +166,21 @@ func MustBeClean(t testing.TB, filesystems [][]string, opts CheckOptions) []Resu
 
 // interrupted reports whether all that the driver said is that its own copygc was at work when it was unmounted: it calls that an error, and goes on.
 func interrupted(r Result) bool {
-	const loggedErrors = 1
+	const (
+		loggedErrors = 1   // status
+		mark         = "E" // of a line that is an error
+		copygc       = "bch2_evacuate_bucket(): error flushing btree write buffer erofs_no_writes"
+	)
+	any := false
 	for line := range strings.Lines(r.Log + r.RepairLog) {
-		if strings.HasPrefix(line, "E") && !strings.Contains(line, "bch2_evacuate_bucket(): error flushing btree write buffer erofs_no_writes") {
+		if !strings.HasPrefix(line, mark) {
+			continue
+		}
+		if any = strings.Contains(line, copygc); !any {
 			return false
 		}
 	}
-	return r.Status == loggedErrors
+	return any && r.Status == loggedErrors
 }
 
 func readResult(t testing.TB, dir string, i int, out Output) Result {
