@@ -30,14 +30,8 @@ const (
 	subvolumeSnap
 )
 
-// listSubvolumes lists the subvolumes in the one that a directory is in, from a position on. Paths are relative to its root; what the caller could not get
-// at by path is left out.
-func (l *live) listSubvolumes(c *ioctl) error {
-	b := c.arg
-	if len(b) < subvolReaddirArg || len(c.out) < subvolReaddirArg || binary.LittleEndian.Uint32(b[20:]) != 0 {
-		return syscall.EINVAL
-	}
-	pos, size, addr := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:]), binary.LittleEndian.Uint64(b[8:])
+// tellSubvolumes puts what tell makes of the subvolumes, in the order of their ids, into the caller's memory.
+func (l *live) tellSubvolumes(c *ioctl, addr uint64, tell func(who caller, all []bcachefs.SubvolumeInfo) ([]byte, error)) error {
 	who := callerOf(&c.in.InHeader)
 	memory, err := who.memory()
 	if err != nil {
@@ -49,28 +43,45 @@ func (l *live) listSubvolumes(c *ioctl) error {
 		return err
 	}
 	slices.SortFunc(all, func(a, b bcachefs.SubvolumeInfo) int { return cmp.Compare(a.ID, b.ID) })
-	var list []byte
-	for _, s := range all {
-		if s.Parent != c.id.Subvol || s.ID < pos || s.Unlinked {
-			continue
-		}
-		name, ok := pathBelow(all, c.id.Subvol, s.Path)
-		if ok && l.reaches(who, all, s.Path) {
-			e := subvolumeDirent(&s, name)
-			if len(list)+len(e) > int(min(size, maxIO)) {
-				if list == nil {
-					return syscall.ERANGE
-				}
-				break
-			}
-			list = append(list, e...)
-		}
-		pos = s.ID + 1
+	p, err := tell(who, all)
+	if err != nil || len(p) == 0 {
+		return err
 	}
-	if len(list) > 0 {
-		if err := writeTo(memory, list, addr); err != nil {
-			return err
+	return writeTo(memory, p, addr)
+}
+
+// listSubvolumes lists the subvolumes in the one that a directory is in, from a position on. Paths are relative to its root; what the caller could not get
+// at by path is left out.
+func (l *live) listSubvolumes(c *ioctl) error {
+	b := c.arg
+	if len(b) < subvolReaddirArg || len(c.out) < subvolReaddirArg || binary.LittleEndian.Uint32(b[20:]) != 0 {
+		return syscall.EINVAL
+	}
+	pos, room := binary.LittleEndian.Uint32(b), int(min(binary.LittleEndian.Uint32(b[4:]), maxIO))
+	var list []byte
+	err := l.tellSubvolumes(c, binary.LittleEndian.Uint64(b[8:]), func(who caller, all []bcachefs.SubvolumeInfo) ([]byte, error) {
+		for i := range all {
+			s := &all[i]
+			if s.Parent != c.id.Subvol || s.ID < pos || s.Unlinked {
+				continue
+			}
+			if name, ok := pathBelow(all, c.id.Subvol, s.Path); ok && l.reaches(who, all, s.Path) {
+				e := subvolumeDirent(s, name)
+				switch {
+				case len(list)+len(e) <= room:
+				case list == nil:
+					return nil, syscall.ERANGE
+				default:
+					return list, nil
+				}
+				list = append(list, e...)
+			}
+			pos = s.ID + 1
 		}
+		return list, nil
+	})
+	if err != nil {
+		return err
 	}
 	copy(c.out, b)
 	binary.LittleEndian.PutUint32(c.out, pos)
@@ -137,28 +148,20 @@ func (l *live) subvolumePath(c *ioctl) error {
 	if len(b) < subvolToPathArg {
 		return syscall.EINVAL
 	}
-	id, size, addr := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:]), binary.LittleEndian.Uint64(b[8:])
-	if size == 0 {
+	id, room := binary.LittleEndian.Uint32(b), int(min(binary.LittleEndian.Uint32(b[4:]), maxIO))
+	if room == 0 {
 		return syscall.EINVAL
 	}
-	who := callerOf(&c.in.InHeader)
-	memory, err := who.memory()
-	if err != nil {
-		return err
-	}
-	defer memory.Close()
-	all, err := l.fsys.Subvolumes(l.ctx)
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(all, func(s bcachefs.SubvolumeInfo) bool { return s.ID == id && !s.Unlinked })
-	if i < 0 || !l.reaches(who, all, all[i].Path) {
-		return syscall.ENOENT
-	}
-	p := append([]byte(all[i].Path), 0)
-	if len(p) > int(min(size, maxIO)) {
-		return syscall.ERANGE
-	}
 	copy(c.out, b)
-	return writeTo(memory, p, addr)
+	return l.tellSubvolumes(c, binary.LittleEndian.Uint64(b[8:]), func(who caller, all []bcachefs.SubvolumeInfo) ([]byte, error) {
+		i := slices.IndexFunc(all, func(s bcachefs.SubvolumeInfo) bool { return s.ID == id && !s.Unlinked })
+		if i < 0 || !l.reaches(who, all, all[i].Path) {
+			return nil, syscall.ENOENT
+		}
+		p := append([]byte(all[i].Path), 0)
+		if len(p) > room {
+			return nil, syscall.ERANGE
+		}
+		return p, nil
+	})
 }

@@ -144,25 +144,18 @@ func receiveFD(socket int) (fd int, err error) {
 }
 
 // unmountPath takes the mount at path away, or fails with EBUSY.
-func unmountPath(path string) error {
-	err := unix.Unmount(path, 0)
-	if !errors.Is(err, unix.EPERM) {
-		return err
-	}
-	out, err := exec.Command("fusermount3", "-u", "--", path).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("fusermount3: %w: %s", err, strings.TrimSpace(string(out)))
-	}
-	return nil
-}
+func unmountPath(path string) error { return unmount(path, 0, "-u") }
 
 // detachPath takes the mount at path out of the tree, though it is in use.
-func detachPath(path string) error {
-	err := unix.Unmount(path, unix.MNT_DETACH)
+func detachPath(path string) error { return unmount(path, unix.MNT_DETACH, "-uz") }
+
+// unmount unmounts by itself where it may, else by the helper.
+func unmount(path string, flags int, option string) error {
+	err := unix.Unmount(path, flags)
 	if !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	out, err := exec.Command("fusermount3", "-uz", "--", path).CombinedOutput()
+	out, err := exec.Command("fusermount3", option, "--", path).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("fusermount3: %w: %s", err, strings.TrimSpace(string(out)))
 	}
