@@ -37,7 +37,7 @@ func (g *CopyGC) candidates(ctx context.Context, devs alloc.DevSet) ([]gcBucket,
 	return g.fromAlloc(ctx, devs)
 }
 
-// fromLRU looks into the fragmentation LRU. listed are the devices of which it has any buckets that are as it says.
+// fromLRU looks into the fragmentation LRU. listed are the devices of which it has any buckets that may be emptied.
 func (g *CopyGC) fromLRU(ctx context.Context, devs alloc.DevSet) (found []gcBucket, listed alloc.DevSet, err error) {
 	const batch = 256
 	from := ondisk.LRUPos{ID: ondisk.LRUFragmentation}.Pos()
@@ -71,8 +71,11 @@ func (g *CopyGC) fromLRU(ctx context.Context, devs alloc.DevSet) (found []gcBuck
 			if a.FragmentationLRU(d.BucketSize) != e.Time {
 				continue // it is old
 			}
+			if !g.isCandidate(d, b, &a) {
+				continue // one that is being written to, say, of which there always are some
+			}
 			listed.Add(d.Index)
-			if g.isCandidate(d, b, &a) && !g.skipped(c) {
+			if !g.skipped(c) {
 				found = append(found, c)
 			}
 			if len(found) == candidatesPerRound {
