@@ -106,7 +106,8 @@ type Allocator struct {
 	last     sync.Mutex // of lastAttempt
 	reclaim  *worker
 	inFlight inFlight
-	extra    []*worker // reclaimers that others brought
+	nodes    atomic.Pointer[NodeReserve] // nil: there is none
+	extra    []*worker                   // reclaimers that others brought
 	gens     gcGens
 
 	trusted  atomic.Bool // freespace and alloc keys were checked to agree

@@ -30,7 +30,7 @@ func (a *Allocator) allocSlow(ctx context.Context, req *Request, out *Allocation
 		}
 		if !left {
 			left = true
-			if a.leaveAll(ctx) > 0 {
+			if a.leaveAll(ctx)+a.shrinkNodes(ctx) > 0 {
 				continue
 			}
 		}
@@ -51,6 +51,14 @@ func (a *Allocator) allocSlow(ctx context.Context, req *Request, out *Allocation
 		}
 		return a.lastAttempt(ctx, req, out)
 	}
+}
+
+// shrinkNodes has the reserve of nodes give up what it has in plenty.
+func (a *Allocator) shrinkNodes(ctx context.Context) int {
+	if r := a.nodes.Load(); r != nil {
+		return r.shrink(ctx)
+	}
+	return 0
 }
 
 // makeRoom waits until something has become free since gen; it returns false if that is not going to happen.

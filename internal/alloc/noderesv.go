@@ -41,9 +41,10 @@ type NodeReserve struct {
 	closed bool
 }
 
-// NewNodeReserve returns an empty reserve.
+// NewNodeReserve returns an empty reserve, the one that the allocator asks to give up nodes when space is short.
 func NewNodeReserve(a *Allocator) *NodeReserve {
 	r := &NodeReserve{a: a}
+	a.nodes.Store(r)
 	r.w = newWorker("btree node reserve", a, func(ctx context.Context, _ bool) (int, error) {
 		if err := r.Fill(ctx, false); !isFull(err) {
 			return 0, err
@@ -79,8 +80,9 @@ func (r *NodeReserve) AllocNodes(ctx context.Context, n int, w Watermark, nonblo
 		}
 		return nil, fmt.Errorf("%w in the reserve for btree nodes", ErrNoSpace)
 	}
+	w, keep := nodeWatermark(w)
 	for len(got) < n {
-		al, err := r.alloc(ctx, w, false)
+		al, err := r.alloc(ctx, w, keep, false)
 		if err != nil {
 			for _, s := range got {
 				s.Return(ctx)
@@ -127,16 +129,20 @@ func (r *NodeReserve) put(ctx context.Context, al *Allocation) {
 	}
 }
 
-// alloc gets the space of one node, in a place that the superblock's bitmap tells of.
-func (r *NodeReserve) alloc(ctx context.Context, w Watermark, nonblocking bool) (*Allocation, error) {
-	// Nodes are more urgent than what they are for.
-	keep := int64(0)
+// nodeWatermark returns the watermark at which nodes are got for an update of watermark w, and how many buckets of a device they leave beyond it: nodes are
+// more urgent than what they are for.
+func nodeWatermark(w Watermark) (Watermark, int64) {
 	switch w {
 	case WatermarkStripe, WatermarkNormal:
-		w = WatermarkBtree
+		return WatermarkBtree, 0
 	case WatermarkCopygc: // what it empties comes back only when the journal was flushed
-		w, keep = WatermarkBtreeCopygc, copygcKeeps
+		return WatermarkBtreeCopygc, copygcKeeps
 	}
+	return w, 0
+}
+
+// alloc gets the space of one node, in a place that the superblock's bitmap tells of.
+func (r *NodeReserve) alloc(ctx context.Context, w Watermark, keep int64, nonblocking bool) (*Allocation, error) {
 	a := r.a
 	req := Request{Sectors: a.cfg.NodeSectors, Min: a.cfg.NodeSectors, DataType: ondisk.DataBtree, WritePoint: WritePointBtree,
 		Replicas: max(1, a.cfg.NodeReplicas), Required: a.cfg.NodeReplicasRequired, Target: a.cfg.NodeTarget, Watermark: w, Keep: keep,
@@ -179,7 +185,55 @@ func (a *Allocator) markBtree(ctx context.Context, p *ondisk.ExtentPtr, sectors 
 	return nil
 }
 
-// Fill fills the reserve as far as there is space. It is called without locks of btrees, before the filesystem becomes writable. wait makes it wait for space as far as the reserve must have it.
+// shrink gives up what the reserve has beyond the nodes that must be there, as far as whole buckets become free by it. It returns how many nodes those were.
+func (r *NodeReserve) shrink(ctx context.Context) int {
+	r.mu.Lock()
+	most := len(r.spaces) - BtreeNodeReserve
+	if most <= 0 {
+		r.mu.Unlock()
+		return 0
+	}
+	here := make(map[*OpenBucket]int32, len(r.spaces)) // nodes of a bucket
+	for _, al := range r.spaces {
+		for _, ob := range al.obs[:al.n] {
+			here[ob]++
+		}
+	}
+	whole := func(ob *OpenBucket) bool { // all of it that is not free yet
+		return here[ob] == ob.pins.Load() && !ob.isFilled(r.a)
+	}
+	give := map[*OpenBucket]bool{}
+	for _, al := range r.spaces {
+		ob := al.obs[0]
+		if _, seen := give[ob]; seen {
+			continue
+		}
+		n := int(here[ob])
+		if give[ob] = n <= most && whole(ob); give[ob] {
+			most -= n
+		}
+	}
+	var drop []*Allocation
+	kept := r.spaces[:0]
+	for _, al := range r.spaces {
+		if give[al.obs[0]] {
+			drop = append(drop, al)
+		} else {
+			kept = append(kept, al)
+		}
+	}
+	clear(r.spaces[len(kept):])
+	r.spaces = kept
+	r.mu.Unlock()
+	for _, al := range drop {
+		al.Done(ctx)
+	}
+	return len(drop)
+}
+
+// Fill fills the reserve as far as there is space: the nodes that must be there go as deep into what is kept back as nodes may, the others leave
+// room for all who would wait. It is called without locks of btrees, before the filesystem becomes writable. wait makes it wait for space as far as the reserve
+// must have it.
 func (r *NodeReserve) Fill(ctx context.Context, wait bool) error {
 	r.fillMu.Lock()
 	defer r.fillMu.Unlock()
@@ -190,8 +244,12 @@ func (r *NodeReserve) Fill(ctx context.Context, wait bool) error {
 		if n >= nodeCacheSize || closed {
 			return nil
 		}
-		al, err := r.alloc(ctx, WatermarkBtree, !wait || n >= BtreeNodeReserve)
-		if isFull(err) && n >= BtreeNodeReserve {
+		w, spare := WatermarkBtree, n >= BtreeNodeReserve
+		if spare {
+			w = WatermarkStripe
+		}
+		al, err := r.alloc(ctx, w, 0, !wait || spare)
+		if isFull(err) && spare {
 			return nil
 		}
 		if err != nil {

@@ -146,6 +146,60 @@ func TestNodeReserveWithoutSpace(t *testing.T) {
 	}
 }
 
+// TestNodeReserveShrinks: what is in the reserve beyond what must be there goes to who would wait otherwise, if that makes buckets free, and
+// filling it does not take what is kept back for data.
+func TestNodeReserveShrinks(t *testing.T) {
+	a, _ := newTestAllocator(t, testConfig{devs: []testDevice{{buckets: 60, size: 32}}}) // two nodes a bucket: 14 are kept back for nodes, 28 for copygc
+	r := NewNodeReserve(a)
+	ctx := t.Context()
+	if err := r.Fill(ctx, true); err != nil || r.Len() != nodeCacheSize {
+		t.Fatalf("%v, %d", err, r.Len())
+	}
+	var out []NodeSpace
+	for len(out) < 60 {
+		got, err := r.AllocNodes(ctx, 20, WatermarkNormal, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, got...)
+	}
+	half, out := out[len(out)-1], out[:len(out)-1] // one is used, so that the other one of its bucket is no gain
+	for _, s := range out {
+		s.Return(ctx)
+	}
+	if err := r.Fill(ctx, false); err != nil || r.Len() != nodeCacheSize+BtreeNodeReserve {
+		t.Fatalf("%v, %d", err, r.Len())
+	}
+	req := userRequest(32)
+	req.Watermark = WatermarkCopygc
+	var all []*Allocation
+	for {
+		al := new(Allocation)
+		if err := a.AllocSectors(ctx, req, al); errors.Is(err, ErrNoSpace) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, al)
+	}
+	if n := r.Len(); n < BtreeNodeReserve || n > BtreeNodeReserve+1 || len(all) != 60-28-15 {
+		t.Errorf("%d nodes are left, copygc got %d buckets", n, len(all))
+	}
+	if err := r.Fill(ctx, false); err != nil || r.Len() > BtreeNodeReserve+1 {
+		t.Errorf("filled to %d, %v", r.Len(), err)
+	}
+	half.Done(ctx)
+	for _, al := range all {
+		al.Done(ctx)
+	}
+	r.Close(ctx)
+	a.leaveAll(ctx)
+	a.dropPartial(ctx, 100)
+	if a.OpenCount() != 0 {
+		t.Errorf("open: %+v", a.OpenBuckets())
+	}
+}
+
 // TestBitmapKeepsApart: nodes go where nodes are, data where none are.
 func TestBitmapKeepsApart(t *testing.T) {
 	each(t, func(t *testing.T, early bool) {

@@ -58,6 +58,13 @@ func (ob *OpenBucket) String() string {
 // untouched tells whether no sector was given away.
 func (ob *OpenBucket) untouched() bool { return ob.sectorsFree == ob.dev.BucketSize }
 
+// isFilled tells whether its alloc key says that it is in use.
+func (ob *OpenBucket) isFilled(a *Allocator) bool {
+	a.open.mu.Lock()
+	defer a.open.mu.Unlock()
+	return ob.filled
+}
+
 // pin takes one more reference; the caller has one.
 func (ob *OpenBucket) pin() { ob.pins.Add(1) }
 
