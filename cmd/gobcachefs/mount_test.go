@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -136,7 +137,11 @@ func TestMountInTheBackground(t *testing.T) {
 func TestMountEndsWithASignal(t *testing.T) {
 	needMounts(t)
 	img := placeCopy(t, "damage-base")
-	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}
+	seen := make(chan os.Signal, 1)
+	signal.Notify(seen, signals...) // a mount ignores what it is started to ignore, and so it is not if it is ignored here
+	defer signal.Stop(seen)
+	for _, sig := range signals {
 		for _, busy := range []bool{false, true} {
 			dir := mountPoint(t)
 			c := program(t, "mount", "-f", img, dir)
