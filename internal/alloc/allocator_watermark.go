@@ -40,7 +40,7 @@ func (a *Allocator) Avail(d *DevSpace, w Watermark) int64 {
 // Available returns how many buckets of the device a request of watermark w may hope for: those of [Allocator.Avail], and those that
 // can be had without moving data.
 func (a *Allocator) Available(d *DevSpace, w Watermark) int64 {
-	n := -d.opened.Load() - d.reserve(w)
+	n := -d.opened.Load() - d.held.Load() - d.reserve(w)
 	for _, t := range [...]ondisk.DataType{ondisk.DataFree, ondisk.DataCached, ondisk.DataNeedGCGens, ondisk.DataNeedDiscard} {
 		n += a.cfg.Usage.Buckets(d.Index, t)
 	}

@@ -22,8 +22,9 @@ func (a *Allocator) Filled(dev uint8, b ondisk.Bucket) {
 	a.open.mu.Lock()
 	ob := a.open.find(ondisk.DevBucket(uint16(dev), b))
 	first := ob != nil && !ob.filled
-	if ob != nil {
+	if ob != nil && ob.emptied {
 		ob.emptied = false
+		ob.dev.held.Add(-1)
 	}
 	if first {
 		ob.filled = true
@@ -42,8 +43,9 @@ func (a *Allocator) Emptied(dev uint8, b ondisk.Bucket, seq uint64) {
 		a.waiting.set(ondisk.DevBucket(uint16(dev), b), seq, a.cfg.Engine.Durable())
 	}
 	a.open.mu.Lock()
-	if ob := a.open.find(ondisk.DevBucket(uint16(dev), b)); ob != nil {
+	if ob := a.open.find(ondisk.DevBucket(uint16(dev), b)); ob != nil && !ob.emptied {
 		ob.emptied = true
+		ob.dev.held.Add(1)
 	}
 	a.open.mu.Unlock()
 }

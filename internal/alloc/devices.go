@@ -44,7 +44,8 @@ type DevSpace struct {
 
 	// opened counts the open buckets that are free as far as the alloc keys say. It changes under the freelist lock.
 	opened      atomic.Int64
-	nodeReserve int64 // buckets that BtreeNodeReserve nodes take
+	held        atomic.Int64 // those that were emptied, and cannot be discarded before they are closed; likewise
+	nodeReserve int64        // buckets that BtreeNodeReserve nodes take
 	start       ondisk.Bucket
 
 	// Cursors are hints where to look next: bucket numbers.

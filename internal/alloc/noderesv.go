@@ -3,6 +3,7 @@ package alloc
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/go-bcachefs/bcachefs/internal/ondisk"
@@ -37,7 +38,7 @@ type NodeReserve struct {
 	fillMu sync.Mutex // one refill at a time; taken before mu
 
 	mu     sync.Mutex
-	spaces []*Allocation // the most recently returned last
+	spaces []*Allocation // the last one is taken first
 	closed bool
 }
 
@@ -108,14 +109,28 @@ func (r *NodeReserve) take(got []NodeSpace, n int, w Watermark) []NodeSpace {
 	defer r.mu.Unlock()
 	for len(got) < n && len(r.spaces) > keep {
 		last := len(r.spaces) - 1
-		got = append(got, r.space(r.spaces[last]))
+		al := r.spaces[last]
 		r.spaces[last] = nil
 		r.spaces = r.spaces[:last]
+		r.raise(al)
+		got = append(got, r.space(al))
 	}
 	return got
 }
 
-// put takes a node's space back. What the reserve really has no room for is given up: what is left of its bucket is lost until all that is in it is gone. It may
+// raise makes the nodes beside one that was taken come next: as long as one is here, its bucket cannot be used for anything else, even when what was
+// written to the others is gone again. mu is held.
+func (r *NodeReserve) raise(taken *Allocation) {
+	top := len(r.spaces)
+	for i := top - 1; i >= 0; i-- {
+		if al := r.spaces[i]; al.obs[0] == taken.obs[0] {
+			top--
+			r.spaces[i], r.spaces[top] = r.spaces[top], al
+		}
+	}
+}
+
+// put takes a node's space back: it is taken next. What the reserve really has no room for is given up: what is left of its bucket is lost until all that is in it is gone. It may
 // have been filled since the space was got, by as much as one update asks for.
 func (r *NodeReserve) put(ctx context.Context, al *Allocation) {
 	r.mu.Lock()
@@ -199,18 +214,13 @@ func (r *NodeReserve) shrink(ctx context.Context) int {
 			here[ob]++
 		}
 	}
-	whole := func(ob *OpenBucket) bool { // all of it that is not free yet
-		return here[ob] == ob.pins.Load() && !ob.isFilled(r.a)
-	}
 	give := map[*OpenBucket]bool{}
-	for _, al := range r.spaces {
-		ob := al.obs[0]
-		if _, seen := give[ob]; seen {
-			continue
-		}
-		n := int(here[ob])
-		if give[ob] = n <= most && whole(ob); give[ob] {
-			most -= n
+	for nodes := int32(1); int(nodes) <= most; nodes++ { // few nodes for a bucket
+		for _, al := range r.spaces {
+			if ob := al.obs[0]; here[ob] == nodes && !give[ob] && int(nodes) <= most && ob.pins.Load() == nodes && ob.isEmpty(r.a) {
+				give[ob] = true
+				most -= int(nodes)
+			}
 		}
 	}
 	var drop []*Allocation
@@ -255,7 +265,15 @@ func (r *NodeReserve) Fill(ctx context.Context, wait bool) error {
 		if err != nil {
 			return err
 		}
-		r.put(ctx, al)
+		r.mu.Lock()
+		keep := !r.closed
+		if keep { // to be taken last
+			r.spaces = slices.Insert(r.spaces, 0, al)
+		}
+		r.mu.Unlock()
+		if !keep {
+			al.Done(ctx)
+		}
 	}
 }
 

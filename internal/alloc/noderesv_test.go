@@ -200,6 +200,51 @@ func TestNodeReserveShrinks(t *testing.T) {
 	}
 }
 
+// TestNodeReserveNeighbours: a bucket of which a node was taken is taken to its end next, as what stays of it in the reserve keeps all of it from being
+// discarded; such a one goes before others when space is short, and counts as nothing that is to be had.
+func TestNodeReserveNeighbours(t *testing.T) {
+	a, e := newTestAllocator(t, testConfig{devs: []testDevice{{buckets: 100, size: 32}}})
+	r := NewNodeReserve(a)
+	ctx := t.Context()
+	if err := r.Fill(ctx, true); err != nil {
+		t.Fatal(err)
+	}
+	bucket := func(s NodeSpace) ondisk.Bucket { return ondisk.Bucket(s.Ptrs[0].Offset / 32) }
+	take := func() NodeSpace {
+		got, err := r.AllocNodes(ctx, 1, WatermarkNormal, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got[0]
+	}
+	one := take()
+	if err := r.Fill(ctx, true); err != nil || r.Len() != nodeCacheSize { // what is new does not come before
+		t.Fatal(err)
+	}
+	if two := take(); bucket(two) != bucket(one) {
+		t.Errorf("bucket %d, then %d", bucket(one), bucket(two))
+	} else {
+		two.Return(ctx)
+	}
+	// The first one is used, and is not any more.
+	d := a.DevSpace(0)
+	before := a.Available(d, WatermarkNormal)
+	a.Filled(0, bucket(one))
+	one.Done(ctx)
+	e.counts[0][ondisk.DataFree].Add(-1)
+	a.Emptied(0, bucket(one), 0)
+	e.counts[0][ondisk.DataNeedDiscard].Add(1)
+	if got := a.Available(d, WatermarkNormal); got != before {
+		t.Errorf("%d buckets to be had, then %d", before, got)
+	}
+	if r.shrink(ctx); a.IsOpen(0, bucket(one)) || r.Len() < BtreeNodeReserve || r.Len() > BtreeNodeReserve+1 {
+		t.Errorf("open %v, %d left", a.IsOpen(0, bucket(one)), r.Len())
+	}
+	if got := a.Available(d, WatermarkNormal); got <= before || d.held.Load() != 0 {
+		t.Errorf("%d buckets to be had, then %d; %d held", before, got, d.held.Load())
+	}
+}
+
 // TestBitmapKeepsApart: nodes go where nodes are, data where none are.
 func TestBitmapKeepsApart(t *testing.T) {
 	each(t, func(t *testing.T, early bool) {

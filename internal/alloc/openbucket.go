@@ -58,11 +58,11 @@ func (ob *OpenBucket) String() string {
 // untouched tells whether no sector was given away.
 func (ob *OpenBucket) untouched() bool { return ob.sectorsFree == ob.dev.BucketSize }
 
-// isFilled tells whether its alloc key says that it is in use.
-func (ob *OpenBucket) isFilled(a *Allocator) bool {
+// isEmpty tells whether nothing is in it, as far as its alloc key says.
+func (ob *OpenBucket) isEmpty(a *Allocator) bool {
 	a.open.mu.Lock()
 	defer a.open.mu.Unlock()
-	return ob.filled
+	return !ob.filled || ob.emptied
 }
 
 // pin takes one more reference; the caller has one.
@@ -161,6 +161,9 @@ func (t *openTable) remove(ob *OpenBucket) {
 	link.Store(ob.next.Load())
 	if !ob.filled {
 		ob.dev.opened.Add(-1)
+	}
+	if ob.emptied {
+		ob.dev.held.Add(-1)
 	}
 	ob.id.Store(noBucket)
 	ob.next.Store(t.free)
