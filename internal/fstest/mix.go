@@ -32,7 +32,7 @@ var sharedKinds = []OpKind{OpCreate, OpCreate, OpMkdir, OpMkdir, OpRmdir, OpUnli
 	OpWrite, OpRead, OpTruncate, OpAllocate, OpSetXattr, OpRemoveXattr, OpChmod, OpSetTimes, OpStat, OpReadDir, OpFsync}
 
 // explained are the errors that races explain.
-var explained = []Errno{0, ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, EINVAL, ELOOP, ENODATA, EPERM, EXDEV, EBUSY, ENXIO, ENODEV, EACCES}
+var explained = []Errno{0, ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, EINVAL, ELOOP, ENODATA, EPERM, EXDEV, EBUSY, ENXIO, ENODEV, EACCES, ESPIPE}
 
 // Run does what the configuration says.
 func (x Mix) Run(ctx context.Context) error {
