@@ -20,15 +20,17 @@ import (
 //
 // One goroutine leads: it reads a request and, if that is of a kind that seldom takes long, answers it itself before it reads the next. Waking somebody for
 // each request would cost more than most of them take. Before it does what may wait for a disk or moves much data it has another one lead; one that takes
-// long with what should not is relieved by the watch. Nobody sleeps in a system call: reads do not block, and the leader waits in Go's poller for more
-// to come, so that Go's scheduler never has to find out that a thread is stuck.
+// long with what should not is relieved by the watch. The leader sleeps in its reading, so that a request takes two system calls; Go's poller would make it
+// four. While it sleeps it keeps one of the turns that GOMAXPROCS allows, until a timer takes that away: there should be more of them than processors.
 //
-// Where there are many processors and the leader does not come to an end of requests, helpers read, too.
+// Where there are many processors and the leader does not come to an end of requests, helpers read, too, as long as there is something to read: each from a
+// connection of its own, on which nothing blocks.
 type device struct {
 	protocol *fuse.ProtocolServer
 	file     *os.File
 	conn     syscall.RawConn
-	fd       int // of file, which is open until nobody works any more
+	fd       int      // of file, which is open until nobody works any more
+	clones   chan int // connections of helpers that are not in use
 
 	roles   chan role // to who is waiting for something to do
 	workers sync.WaitGroup
@@ -62,24 +64,31 @@ const (
 	maxWaiting = 8
 	// patience is how long a leader may take before another one leads. Looking after it more often costs some percent.
 	patience = 3 * time.Millisecond
-	// smallWrite is how much data, in bytes, may be written without a wait for disks: it becomes a key.
-	smallWrite = 1024
+	// smallWrite is how much data, in bytes, the kernel's cache writes in less time than it takes to wake somebody: it goes to the cache of the image.
+	smallWrite = 32 << 10
 	// watchful is how long the watch stays awake when there is nothing to do.
 	watchful = 20
-	// crowd is how many requests must have been waiting, one after the other, before a helper is called.
+	// crowd is after how many requests the leader looks whether more are waiting, so that a helper would be of use.
 	crowd = 8
 )
 
 // newDevice begins with /dev/fuse, which was mounted and is closed at the end.
 func newDevice(fd int, fs fuse.RawFileSystem, o *fuse.MountOptions) (*device, error) {
-	if err := unix.SetNonblock(fd, true); err != nil {
+	if err := unix.SetNonblock(fd, false); err != nil {
 		return nil, err
 	}
 	d := &device{protocol: fuse.NewProtocolServer(fs, o), file: os.NewFile(uintptr(fd), "/dev/fuse"), fd: fd, roles: make(chan role), dead: make(chan struct{}),
-		wake: make(chan struct{}, 1), buffers: make(chan []byte, maxWaiting), allowed: int32(runtime.NumCPU()/2 - 1)}
+		wake: make(chan struct{}, 1), buffers: make(chan []byte, maxWaiting)}
+	d.allow(int32(runtime.NumCPU()/2 - 1))
 	var err error
 	d.conn, err = d.file.SyscallConn()
 	return d, err
+}
+
+// allow sets how many helpers there may be, before the first request.
+func (d *device) allow(helpers int32) {
+	d.allowed = max(helpers, 0)
+	d.clones = make(chan int, d.allowed)
 }
 
 // serve answers requests until the filesystem is unmounted. ended is called when there are no more, while the last ones may still be going on.
@@ -89,6 +98,10 @@ func (d *device) serve(ended func()) {
 	<-d.dead
 	ended()
 	d.workers.Wait()
+	close(d.clones)
+	for fd := range d.clones {
+		unix.Close(fd)
+	}
 	d.file.Close()
 }
 
@@ -151,24 +164,21 @@ func (d *device) putBuffer(b []byte) {
 func (d *device) lead(answer []byte) {
 	in := d.buffer()
 	defer func() { d.putBuffer(in) }()
-	queued := 0
-	for {
-		n, waited := d.next(in)
+	for read := 1; ; read++ {
+		n := d.next(in)
 		if n == 0 {
 			return
 		}
-		if queued++; waited {
-			queued = 0
-		} else if queued >= crowd && d.callHelper() {
-			queued = 0
+		if d.helpers.Load() < d.allowed && read%crowd == 0 && d.more() {
+			d.callHelper()
 		}
 		if opcode(in) == opInit {
-			d.answer(in[:n], answer) // before anybody else reads: it says how what follows is to be read
+			d.answer(d.fd, in[:n], answer) // before anybody else reads: it says how what follows is to be read
 			continue
 		}
 		if mayWait(in[:n]) {
 			d.give(leader)
-			d.answer(in[:n], answer)
+			d.answer(d.fd, in[:n], answer)
 			return
 		}
 		turn := d.turn.Add(1)
@@ -176,66 +186,80 @@ func (d *device) lead(answer []byte) {
 		if !d.watched.Load() {
 			d.wakeWatch()
 		}
-		d.answer(in[:n], answer)
+		d.answer(d.fd, in[:n], answer)
 		if !d.doing.CompareAndSwap(turn, 0) {
 			return
 		}
 	}
 }
 
-// next reads a request, and reports whether it had to be waited for. It returns 0 when there are no more.
-func (d *device) next(in []byte) (n int, waited bool) {
+// next reads a request. It returns 0 when there are no more.
+func (d *device) next(in []byte) int {
 	for {
-		var errno syscall.Errno
-		err := d.conn.Read(func(uintptr) bool {
-			n, errno = d.read(in)
-			waited = waited || errno == unix.EAGAIN
-			return errno != unix.EAGAIN
-		})
-		switch {
-		case err == nil && errno == 0:
-			return n, waited
-		case err == nil && (errno == unix.EINTR || errno == unix.ENOENT): // what was there was taken back
-		default: // ENODEV, or the poller says that this can be waited for no longer
+		switch n, err := unix.Read(d.fd, in); err {
+		case nil:
+			return n
+		case unix.EINTR, unix.ENOENT: // what was there was taken back
+		default: // ENODEV: it is not mounted any more
 			d.end()
-			return 0, false
+			return 0
 		}
 	}
 }
 
-// read reads a request if there is one. It takes no longer than to copy that, and so the scheduler is not told.
-func (d *device) read(in []byte) (n int, errno syscall.Errno) {
-	r, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(d.fd), uintptr(unsafe.Pointer(unsafe.SliceData(in))), uintptr(len(in)))
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(r), 0
+// more reports whether there is a request to be read.
+func (d *device) more() bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, 0)
+	return n == 1 && err == nil
 }
 
 // callHelper has another goroutine read requests beside the leader, if that is of use: who makes requests wants half of the processors.
-func (d *device) callHelper() bool {
-	n := d.helpers.Load()
-	if n >= d.allowed || !d.helpers.CompareAndSwap(n, n+1) {
-		return false
+func (d *device) callHelper() {
+	if n := d.helpers.Load(); n < d.allowed && d.helpers.CompareAndSwap(n, n+1) {
+		d.give(helper)
 	}
-	d.give(helper)
-	return true
 }
 
 // help answers requests as long as there are some.
 func (d *device) help(answer []byte) {
-	in := d.buffer()
-	defer func() { d.putBuffer(in) }()
 	defer d.helpers.Add(-1)
+	fd, err := d.clone()
+	if err != nil {
+		return // the leader gets there, too
+	}
+	in := d.buffer()
+	defer func() {
+		d.putBuffer(in)
+		d.clones <- fd
+	}()
 	for {
-		switch n, errno := d.read(in); errno {
-		case 0:
-			d.answer(in[:n], answer)
+		switch n, err := unix.Read(fd, in); err {
+		case nil:
+			d.answer(fd, in[:n], answer)
 		case unix.EINTR, unix.ENOENT:
 		default:
 			return
 		}
 	}
+}
+
+// clone returns a connection to the kernel on which reading does not block, for one helper. What is read from it has to be answered there.
+func (d *device) clone() (int, error) {
+	select {
+	case fd := <-d.clones:
+		return fd, nil
+	default:
+	}
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, err
+	}
+	const ioctlClone = 0x8004e500 // FUSE_DEV_IOC_CLONE
+	if err := unix.IoctlSetPointerInt(fd, ioctlClone, d.fd); err != nil {
+		unix.Close(fd)
+		return 0, err
+	}
+	return fd, nil
 }
 
 // opcode tells what a request is.
@@ -310,8 +334,8 @@ func answerSize(in []byte) int {
 	return 0
 }
 
-// answer has a request answered and writes the answer, into small if there is room.
-func (d *device) answer(in, small []byte) {
+// answer has a request answered, into small if there is room, and writes the answer to where the request was read from.
+func (d *device) answer(fd int, in, small []byte) {
 	out := small
 	if n := answerSize(in) + 4096; n > bufferSize {
 		out = make([]byte, n)
@@ -327,12 +351,12 @@ func (d *device) answer(in, small []byte) {
 		h := fuse.OutHeader{Length: uint32(unsafe.Sizeof(fuse.OutHeader{})), Status: -int32(status), Unique: (*fuse.InHeader)(unsafe.Pointer(&in[0])).Unique}
 		n = copy(out, unsafe.Slice((*byte)(unsafe.Pointer(&h)), h.Length))
 	}
-	d.write(out[:n]) // it fails if nobody waits for it any more
+	write(fd, out[:n]) // it fails if nobody waits for it any more
 }
 
-func (d *device) write(p []byte) error {
+func write(fd int, p []byte) error {
 	for {
-		_, err := unix.Write(d.fd, p)
+		_, err := unix.Write(fd, p)
 		if err != unix.EINTR {
 			return err
 		}
@@ -401,7 +425,7 @@ func (d *device) notify(code int32, parts ...[]byte) {
 	for _, p := range parts {
 		msg = append(msg, p...)
 	}
-	_ = d.conn.Control(func(uintptr) { d.write(msg) }) // nothing, if it was closed; and what the kernel does not know it need not forget
+	_ = d.conn.Control(func(uintptr) { write(d.fd, msg) }) // nothing, if it was closed; and what the kernel does not know it need not forget
 }
 
 // InodeNotify has the kernel forget attributes of an inode and, where off is not negative, write what it keeps of n bytes from there on (0: all) and

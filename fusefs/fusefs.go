@@ -70,7 +70,7 @@ type server interface {
 // Mount mounts fsys at the directory mountpoint and starts serving it. The caller closes fsys after [Server.Wait] returned.
 //
 // The process may use files of the mount as any other, but must not map them into memory: while one of its threads waits for a page of such a mapping,
-// those that serve it may wait for that one.
+// those that serve it may wait for that one. Requests are answered soonest where GOMAXPROCS is some more than the number of processors.
 func Mount(fsys *bcachefs.FS, mountpoint string, o Options) (*Server, error) {
 	writable := fsys.Writable() == nil
 	flags := []string{"default_permissions"}

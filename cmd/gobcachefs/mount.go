@@ -117,8 +117,7 @@ func (m *mountCmd) run(ctx context.Context, args []string) (err error) {
 }
 
 // moreProcs lets more goroutines run at once than there are processors. A thread that waits for a disk keeps its turn (the P of Go's scheduler) until a
-// timer takes it away; where there are as many turns as processors, who could go on waits for that timer. On two processors this halved direct reads
-// of 4 KiB, one at a time. Requests themselves are not waited for in that way, and cost a bit more with more turns.
+// timer takes it away, and so does the one that waits for requests; where there are as many turns as processors, who could go on waits for that timer.
 func moreProcs() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(8, 2*runtime.GOMAXPROCS(0)))
