@@ -42,7 +42,7 @@ type node struct {
 	ctime    stamp
 	lost     bool // it had names, and has none any more
 	changed  int  // number of the last operation that changed anything of it
-	dirty    bool // its data was changed since it was last made durable
+	dirty    int  // number of the first operation that changed its data since that was last made durable; 0: none did
 }
 
 // subvol is a subvolume.
@@ -233,7 +233,9 @@ func (m *Model) touchNames(dir *node) {
 // touchData notes that the data of a file changed, or surely not but its times may have.
 func (m *Model) touchData(n *node, surely bool) {
 	m.changing(n)
-	n.dirty = true
+	if n.dirty == 0 {
+		n.dirty = m.ops
+	}
 	n.mtime.touch(surely)
 	n.ctime.touch(surely)
 }

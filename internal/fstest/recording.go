@@ -87,16 +87,20 @@ func (m *Model) clean(o *Op) {
 	switch o.Kind {
 	case OpSync, OpRemount:
 		for _, e := range m.Tree() {
-			e.n.dirty = false
+			e.n.dirty = 0
 		}
 		for _, s := range m.slots {
 			if s.n != nil {
-				s.n.dirty = false
+				s.n.dirty = 0
 			}
 		}
-	case OpFsync, OpFdatasync, OpWrite:
-		if s, e := m.file(o); e == 0 && (o.Kind != OpWrite || s.flags&OpenSync != 0) {
-			s.n.dirty = false
+	case OpFsync, OpFdatasync:
+		if s, e := m.file(o); e == 0 {
+			s.n.dirty = 0
+		}
+	case OpWrite: // what it wrote, not what was written before by others
+		if s, e := m.file(o); e == 0 && s.flags&OpenSync != 0 && s.n.dirty == m.ops {
+			s.n.dirty = 0
 		}
 	}
 }
@@ -198,7 +202,7 @@ func (m *Model) take(got Tree) {
 		if g := got[p]; g != nil && e.n.mode&ModeType == ModeRegular {
 			e.n.data = g.Data
 		}
-		e.n.dirty = false
+		e.n.dirty = 0
 	}
 }
 

@@ -101,3 +101,25 @@ func TestRecordingCached(t *testing.T) {
 		t.Errorf("what was not synced is lost: %v", err)
 	}
 }
+
+// A synchronous write makes durable what it writes, and not what others have written to the file before.
+func TestRecordingSynchronous(t *testing.T) {
+	ops := []Op{
+		{Kind: OpCreate, Path: "a", Mode: 0o600},
+		{Kind: OpOpen, Path: "a", Slot: 1, Flags: uint32(OpenSync)},
+		{Kind: OpWrite, Path: "a", N: 5000, Tag: 1},
+		{Kind: OpWrite, Slot: 1, Off: 5000, N: 100, Tag: 2},
+	}
+	rec, trees := record(t, Compare{NoTimes: true, Cached: true}, ops)
+	lost := *trees[4]["a"]
+	lost.Data = append(make([]byte, 5000), lost.Data[5000:]...)
+	if _, err := rec.Check(80, Tree{".": trees[4]["."], "a": &lost}); err != nil {
+		t.Errorf("a write to the cache is lost: %v", err)
+	}
+	rec, trees = record(t, Compare{NoTimes: true, Cached: true}, append(ops[:2:2], ops[3]))
+	lost = *trees[3]["a"]
+	lost.Data = make([]byte, len(lost.Data))
+	if _, err := rec.Check(80, Tree{".": trees[3]["."], "a": &lost}); err == nil {
+		t.Error("a synchronous write is lost, and no error")
+	}
+}

@@ -207,7 +207,7 @@ func (c Compare) entry(want, got *Entry) (diff []string) {
 	if !maps.Equal(want.Xattrs, got.Xattrs) {
 		add("attributes", xattrText(want.Xattrs), xattrText(got.Xattrs))
 	}
-	lost := c.Cached && want.n != nil && want.n.dirty
+	lost := c.Cached && want.n != nil && want.n.dirty != 0
 	if lost {
 		return diff
 	}
