@@ -269,8 +269,11 @@ func opcode(in []byte) uint32 { return (*fuse.InHeader)(unsafe.Pointer(&in[0])).
 func mayWait(in []byte) bool {
 	switch opcode(in) {
 	case opWrite:
+		if len(in) < int(unsafe.Sizeof(fuse.WriteIn{})) {
+			return true
+		}
 		w := (*fuse.WriteIn)(unsafe.Pointer(&in[0]))
-		return len(in) < int(unsafe.Sizeof(*w)) || w.Size > smallWrite || w.WriteFlags&fuse.WRITE_CACHE == 0
+		return w.Size > smallWrite || w.WriteFlags&fuse.WRITE_CACHE == 0
 	case opLookup, opForget, opGetAttr, opSetAttr, opReadlink, opSymlink, opMknod, opMkdir, opUnlink, opRmdir, opRename, opLink, opOpen, opStatFS, opRelease,
 		opSetXattr, opGetXattr, opListXattr, opRemoveXattr, opFlush, opOpenDir, opReleaseDir, opCreate, opInterrupt, opBatchForget, opRename2, opStatx:
 		return false
