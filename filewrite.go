@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
-
-	"github.com/go-bcachefs/bcachefs/internal/data"
 )
 
 var (
@@ -40,15 +38,6 @@ func (f *FS) MayWrite(ctx context.Context, id InodeID, appends bool) error {
 		return ErrNotWritable
 	}
 	return f.live.MayWrite(ctx, id, appends)
-}
-
-// WriteBack is [FS.WriteInode] for a page cache that is written back: the file's times stay, as whoever has that cache sets them.
-func (f *FS) WriteBack(ctx context.Context, id InodeID, p []byte, off int64) (n int, err error) {
-	if f.live == nil {
-		return 0, ErrNotWritable
-	}
-	n, _, err = f.live.WriteAt(ctx, id, p, off, &data.WriteOptions{KeepTimes: true})
-	return n, err
 }
 
 // Write implements io.Writer. Files that were opened with O_APPEND are written to at their end.
@@ -136,7 +125,7 @@ func (f *File) truncate(size int64) error { return f.fs.truncate(f.ctx, f.stat.I
 func (f *File) Allocate(mode AllocateMode, off, n int64) error {
 	err := f.writable()
 	if err == nil {
-		err = f.fs.Allocate(f.ctx, f.stat.ID, mode, off, n)
+		err = f.fs.Allocate(f.ctx, f.stat.ID, mode, off, n, 0)
 	}
 	return f.pathError("fallocate", err)
 }

@@ -116,7 +116,7 @@ func (l *loader) fill(ctx context.Context, f *TreeFile, dir *loadDir, st *Stat) 
 }
 
 func (l *loader) write(ctx context.Context, id InodeID, p []byte, off int64) error {
-	if _, err := l.fs.WriteInode(ctx, id, p, off, false); err != nil {
+	if _, err := l.fs.WriteInode(ctx, id, p, off, 0); err != nil {
 		return err
 	}
 	if l.opts.Progress != nil {

@@ -324,7 +324,7 @@ func (f *libraryFile) WriteAt(p []byte, off int64) (int, error) {
 	var err error
 	switch {
 	case f.f == nil:
-		n, err = f.l.fs.WriteInode(ctx, f.id, p, off, false)
+		n, err = f.l.fs.WriteInode(ctx, f.id, p, off, 0)
 	case f.flags&fstest.OpenAppend != 0:
 		n, err = f.f.Write(p)
 	default:
@@ -373,7 +373,7 @@ func (f *libraryFile) Allocate(mode fstest.AllocMode, off, n int64) error {
 	if err := f.writable(fstest.EBADF); err != nil {
 		return err
 	}
-	return numbered(f.l.fs.Allocate(ctx, f.id, m, off, n))
+	return numbered(f.l.fs.Allocate(ctx, f.id, m, off, n, 0))
 }
 
 func (f *libraryFile) Clone(from fstest.File, fromOff, off, n int64) error {
@@ -394,7 +394,7 @@ func (f *libraryFile) CopyRange(from fstest.File, fromOff, off, n int64) (int64,
 	if err := f.writable(fstest.EBADF); err != nil {
 		return 0, err
 	}
-	done, err := f.l.fs.CopyRange(ctx, from.(*libraryFile).id, fromOff, f.id, off, n)
+	done, err := f.l.fs.CopyRange(ctx, from.(*libraryFile).id, fromOff, f.id, off, n, 0)
 	return done, numbered(err)
 }
 

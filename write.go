@@ -337,17 +337,41 @@ func (f *FS) ReadInode(ctx context.Context, id InodeID, p []byte, off int64) (in
 	return f.data.ReadAt(ctx, id, p[:min(int64(len(p)), st.Size-off)], off)
 }
 
-// WriteInode writes to a file at off, which grows if it ends before. With durable it returns when what was written is. After an error n says
-// how much of p is in the file.
-func (f *FS) WriteInode(ctx context.Context, id InodeID, p []byte, off int64, durable bool) (n int, err error) {
+// WriteFlags say how a file is changed.
+type WriteFlags uint8
+
+// Flags of [FS.WriteInode], [FS.Allocate] and [FS.CopyRange].
+const (
+	// WriteDurable returns when what was written is durable.
+	WriteDurable WriteFlags = 1 << iota
+	// WriteKeepTimes leaves the file's times to the caller, who sets them with [FS.SetAttr], as a kernel does that caches writes.
+	WriteKeepTimes
+)
+
+func (w WriteFlags) options() *data.WriteOptions {
+	if w&WriteKeepTimes == 0 {
+		return nil
+	}
+	return &keepTimes
+}
+
+var keepTimes = data.WriteOptions{KeepTimes: true}
+
+// WriteInode writes to a file at off, which grows if it ends before. After an error n says how much of p is in the file.
+func (f *FS) WriteInode(ctx context.Context, id InodeID, p []byte, off int64, flags WriteFlags) (n int, err error) {
 	if f.live == nil {
 		return 0, ErrNotWritable
 	}
-	n, seq, err := f.live.WriteAt(ctx, id, p, off, nil)
-	if durable && err == nil {
-		err = f.live.SyncSeq(ctx, seq)
+	n, seq, err := f.live.WriteAt(ctx, id, p, off, flags.options())
+	return n, f.durable(ctx, flags, seq, err)
+}
+
+// durable waits for a change to be durable where the flags say so.
+func (f *FS) durable(ctx context.Context, flags WriteFlags, seq uint64, err error) error {
+	if flags&WriteDurable == 0 || err != nil {
+		return err
 	}
-	return n, err
+	return f.live.SyncSeq(ctx, seq)
 }
 
 // AllocateMode says what [FS.Allocate] does.
@@ -365,29 +389,30 @@ const (
 )
 
 // Allocate changes the space of a range of a file.
-func (f *FS) Allocate(ctx context.Context, id InodeID, mode AllocateMode, off, n int64) (err error) {
+func (f *FS) Allocate(ctx context.Context, id InodeID, mode AllocateMode, off, n int64, flags WriteFlags) (err error) {
 	if f.live == nil {
 		return ErrNotWritable
 	}
+	o, seq := flags.options(), uint64(0)
 	switch mode {
 	case AllocateGrow:
-		_, err = f.live.Allocate(ctx, id, off, n, 0, nil)
+		seq, err = f.live.Allocate(ctx, id, off, n, 0, o)
 	case AllocateKeepSize:
-		_, err = f.live.Allocate(ctx, id, off, n, data.KeepSize, nil)
+		seq, err = f.live.Allocate(ctx, id, off, n, data.KeepSize, o)
 	case AllocateZero:
-		_, err = f.live.Allocate(ctx, id, off, n, data.ZeroRange, nil)
+		seq, err = f.live.Allocate(ctx, id, off, n, data.ZeroRange, o)
 	case AllocateZeroKeepSize:
-		_, err = f.live.Allocate(ctx, id, off, n, data.ZeroRange|data.KeepSize, nil)
+		seq, err = f.live.Allocate(ctx, id, off, n, data.ZeroRange|data.KeepSize, o)
 	case AllocatePunch:
-		_, err = f.live.Punch(ctx, id, off, n, nil)
+		seq, err = f.live.Punch(ctx, id, off, n, o)
 	case AllocateInsert:
-		_, err = f.live.InsertRange(ctx, id, off, n, nil)
+		seq, err = f.live.InsertRange(ctx, id, off, n, o)
 	case AllocateCollapse:
-		_, err = f.live.CollapseRange(ctx, id, off, n, nil)
+		seq, err = f.live.CollapseRange(ctx, id, off, n, o)
 	default:
 		err = syscall.EINVAL
 	}
-	return err
+	return f.durable(ctx, flags, seq, err)
 }
 
 // CloneRange has n bytes of one file, at off, share their data with those of another or the same at fromOff: whole blocks, but at the end of
@@ -401,12 +426,12 @@ func (f *FS) CloneRange(ctx context.Context, from InodeID, fromOff int64, to Ino
 }
 
 // CopyRange copies n bytes between files, or within one if the ranges do not overlap; it ends with the source. Whole blocks are shared where they can be.
-func (f *FS) CopyRange(ctx context.Context, from InodeID, fromOff int64, to InodeID, off, n int64) (copied int64, err error) {
+func (f *FS) CopyRange(ctx context.Context, from InodeID, fromOff int64, to InodeID, off, n int64, flags WriteFlags) (copied int64, err error) {
 	if f.live == nil {
 		return 0, ErrNotWritable
 	}
-	copied, _, err = f.live.CopyRange(ctx, from, fromOff, to, off, n, nil)
-	return copied, err
+	copied, seq, err := f.live.CopyRange(ctx, from, fromOff, to, off, n, flags.options())
+	return copied, f.durable(ctx, flags, seq, err)
 }
 
 // SeekInode returns the offset of the first data or hole at or behind off, as whence says: [SeekData] or [SeekHole].

@@ -267,7 +267,7 @@ func TestUnlinkedOpen(t *testing.T) {
 	}
 	st, err := d.fs.MakeUnnamed(t.Context(), d.RootInode(), bcachefs.NewInode{RawMode: 0o600}, 1)
 	d.must(err)
-	_, err = d.fs.WriteInode(t.Context(), st.ID, content, 0, false)
+	_, err = d.fs.WriteInode(t.Context(), st.ID, content, 0, 0)
 	d.must(err)
 	if _, err := d.fs.MakeLink(t.Context(), st.ID, d.RootInode(), "named", 0); err != nil {
 		t.Error(err)

@@ -20,13 +20,11 @@ const (
 
 // open answers for a file that was opened, or made to be.
 //
-// Nobody but the kernel changes files, so that what it keeps of one stays good. Files opened for direct I/O are so marked: writes to one
-// then go on in parallel.
+// Nobody but the kernel changes files, so that what it keeps of one stays good, its times among that. This is why files opened for direct I/O are not marked
+// as such (FOPEN_DIRECT_IO), which would have threads write to one in parallel: the kernel did not note then that the file was modified, and would not
+// hear of it. What is written asynchronously goes on in parallel all the same.
 func (l *live) open(id bcachefs.InodeID, flags uint32, out *fuse.OpenOut) {
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
-	if flags&syscall.O_DIRECT != 0 {
-		out.OpenFlags |= fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES
-	}
 	if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		out.Fh = handleWrites
 		l.writers.add(id)
@@ -137,11 +135,15 @@ func (l *live) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, 
 		}
 	}
 	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
-		n, err := l.fsys.WriteBack(l.ctx, id, data, int64(in.Offset))
+		n, err := l.fsys.WriteInode(l.ctx, id, data, int64(in.Offset), bcachefs.WriteKeepTimes)
 		return uint32(n), toStatus(err) // no short writes
 	}
+	flags := bcachefs.WriteKeepTimes
 	durable := in.Flags&(syscall.O_SYNC|syscall.O_DSYNC) != 0
-	n, err := l.fsys.WriteInode(l.ctx, id, data, int64(in.Offset), durable)
+	if durable {
+		flags |= bcachefs.WriteDurable
+	}
+	n, err := l.fsys.WriteInode(l.ctx, id, data, int64(in.Offset), flags)
 	if n > 0 && in.Fh&handleDirect != 0 && l.directs.cached(id) {
 		l.kernel.InodeNotify(in.NodeId, int64(in.Offset), int64(n))
 	}
@@ -241,7 +243,7 @@ func (l *live) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Stat
 	}
 	ctx, end := interruptible(l.long, cancel, signalPatience)
 	defer end()
-	return toStatus(l.fsys.Allocate(ctx, id, mode, int64(in.Offset), int64(in.Length)))
+	return toStatus(l.fsys.Allocate(ctx, id, mode, int64(in.Offset), int64(in.Length), bcachefs.WriteKeepTimes))
 }
 
 func (l *live) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
@@ -266,7 +268,7 @@ func (l *live) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (
 	}
 	ctx, end := interruptible(l.long, cancel, signalPatience)
 	defer end()
-	copied, err := l.fsys.CopyRange(ctx, from, int64(in.OffIn), to, int64(in.OffOut), int64(n))
+	copied, err := l.fsys.CopyRange(ctx, from, int64(in.OffIn), to, int64(in.OffOut), int64(n), bcachefs.WriteKeepTimes)
 	if copied > 0 {
 		err = nil
 	}

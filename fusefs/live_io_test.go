@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -619,6 +620,92 @@ func (c aioContext) write(fd int, p []byte, off int64) error {
 			return fmt.Errorf("%d events, result %d", n, event.res)
 		default:
 			return nil
+		}
+	}
+}
+
+// Whatever changes the data of a file changes its times, at once and for good.
+func TestLiveTimesOfWrites(t *testing.T) {
+	needFUSE(t)
+	img := newImage(t, 64, nil)
+	m := serveImage(t, img)
+	page := alignedBytes(4096)
+	m.write("source", pattern(1<<16, 1))
+	source, err := os.Open(m.path("source"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(fd int) error {
+		_, err := unix.Pwrite(fd, page, 4096)
+		return err
+	}
+	long := time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC)
+	times := map[string]int64{}
+	mtime := func(path string) int64 {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Mtim.Nano()
+	}
+	for _, c := range []struct {
+		name  string
+		flags int
+		do    func(fd int) error
+	}{
+		{"cached", 0, write},
+		{"synchronous", unix.O_SYNC, write},
+		{"direct", unix.O_DIRECT, write},
+		{"direct and synchronous", unix.O_DIRECT | unix.O_SYNC, write},
+		{"direct, larger", unix.O_DIRECT, func(fd int) error {
+			_, err := unix.Pwrite(fd, page, 1<<20)
+			return err
+		}},
+		{"mapped", 0, func(fd int) error {
+			p, err := unix.Mmap(fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			if err != nil {
+				return err
+			}
+			p[0] = 1
+			return errors.Join(unix.Msync(p, unix.MS_SYNC), unix.Munmap(p))
+		}},
+		{"truncated", 0, func(fd int) error { return unix.Ftruncate(fd, 5000) }},
+		{"allocated", 0, func(fd int) error { return unix.Fallocate(fd, 0, 0, 1<<20) }},
+		{"punched", 0, func(fd int) error {
+			return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4096)
+		}},
+		{"zeroed", 0, func(fd int) error { return unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE, 0, 4096) }},
+		{"copied", 0, func(fd int) error {
+			from, to := int64(0), int64(0)
+			_, err := unix.CopyFileRange(int(source.Fd()), &from, fd, &to, 8192, 0)
+			return err
+		}},
+	} {
+		m.write(c.name, pattern(1<<16, 2))
+		wantErr(t, c.name+", its times", os.Chtimes(m.path(c.name), long, long), nil)
+		fd, err := unix.Open(m.path(c.name), unix.O_RDWR|c.flags, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := time.Now().Add(-20 * time.Millisecond) // the kernel's clock ticks
+		wantErr(t, c.name, c.do(fd), nil)
+		if got := mtime(m.path(c.name)); got < before.UnixNano() {
+			t.Errorf("%s: modified at %v", c.name, time.Unix(0, got))
+		}
+		wantErr(t, c.name+", renamed", os.Rename(m.path(c.name), m.path(c.name+" file")), nil)
+		times[c.name+" file"] = mtime(m.path(c.name + " file"))
+		if got := times[c.name+" file"]; got < before.UnixNano() {
+			t.Errorf("%s and renamed: modified at %v", c.name, time.Unix(0, got))
+		}
+		unix.Close(fd)
+	}
+	source.Close()
+	m.end()
+	mustBeSound(t, img)
+	again := mountImage(t, img, mountAll)
+	for name, want := range times {
+		if got := mtime(again.path(name)); got != want {
+			t.Errorf("%s: modified at %v, after a remount at %v", name, time.Unix(0, want), time.Unix(0, got))
 		}
 	}
 }

@@ -65,7 +65,7 @@ func (x *op) allocateRange(ctx context.Context, start, end uint64, mode Allocate
 	} else if err := x.fill(ctx, from/sectorSize, to/sectorSize, false); err != nil {
 		return err
 	}
-	return w.update(ctx, x.id, updateOpts{touch: x.touch, seq: &x.seq}, func(t *inodeTx) error {
+	return w.update(ctx, x.id, updateOpts{touch: x.touch, keepTimes: x.keep, seq: &x.seq}, func(t *inodeTx) error {
 		x.grow(t, to)
 		t.modified()
 		return nil

@@ -47,7 +47,7 @@ func (w *Writer) shift(ctx context.Context, id ID, off, n int64, insert bool, o 
 	}
 	w.freeze.RLock()
 	defer w.freeze.RUnlock()
-	s := shifter{w: w, id: id, touch: x.touch, op: ondisk.LoggedOpFinsert{Subvol: id.Subvol, Inum: id.Inum,
+	s := shifter{w: w, id: id, touch: x.touch, keep: x.keep, op: ondisk.LoggedOpFinsert{Subvol: id.Subvol, Inum: id.Inum,
 		SrcOffset: uint64(off) / sectorSize, DstOffset: uint64(off+n) / sectorSize, Pos: math.MaxUint64}}
 	if !insert {
 		s.op.DstOffset, s.op.Pos = uint64(off-n)/sectorSize, uint64(off)/sectorSize
@@ -86,6 +86,7 @@ type shifter struct {
 	op    ondisk.LoggedOpFinsert
 	note  ondisk.Pos
 	touch func(in *ondisk.Inode)
+	keep  bool // times stay
 	seq   uint64
 }
 
@@ -103,7 +104,7 @@ func (s *shifter) step(ctx context.Context, fn func(t *inodeTx, op *ondisk.Logge
 		return err
 	}
 	defer promise.Put()
-	err = s.w.update(ctx, s.id, updateOpts{promise: &promise, frees: true, touch: s.touch, seq: &s.seq}, func(t *inodeTx) error {
+	err = s.w.update(ctx, s.id, updateOpts{promise: &promise, frees: true, touch: s.touch, keepTimes: s.keep, seq: &s.seq}, func(t *inodeTx) error {
 		next = s.op
 		if err := fn(t, &next); err != nil {
 			return err

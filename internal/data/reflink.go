@@ -122,7 +122,7 @@ func (x *op) remap(ctx context.Context, src *op, fromOff, off, n uint64) (copied
 		next := at
 		promise, err := w.cfg.Space.Reserve(0, 1, 0)
 		if err == nil {
-			err = w.update(ctx, x.id, updateOpts{promise: &promise, touch: x.touch, seq: &x.seq}, func(t *inodeTx) error {
+			err = w.update(ctx, x.id, updateOpts{promise: &promise, touch: x.touch, keepTimes: x.keep, seq: &x.seq}, func(t *inodeTx) error {
 				next = at
 				for range maxKeysPerTx / 4 {
 					if next >= end {

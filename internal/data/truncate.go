@@ -37,7 +37,7 @@ func (x *op) extend(ctx context.Context, size uint64) error {
 			return err
 		}
 	}
-	return x.w.update(ctx, x.id, updateOpts{touch: x.touch, seq: &x.seq}, func(t *inodeTx) error {
+	return x.w.update(ctx, x.id, updateOpts{touch: x.touch, keepTimes: x.keep, seq: &x.seq}, func(t *inodeTx) error {
 		t.in.Size = size
 		t.modified()
 		return nil
@@ -62,7 +62,7 @@ func (x *op) shrink(ctx context.Context, size uint64) error {
 			ctx = context.WithoutCancel(ctx) // what is begun is finished
 			w.pause()
 		}
-		o := updateOpts{frees: true, seq: &x.seq}
+		o := updateOpts{frees: true, keepTimes: x.keep, seq: &x.seq}
 		if first {
 			o.touch = x.touch
 		}
@@ -163,7 +163,7 @@ func (x *op) zeroEdges(ctx context.Context, start, end uint64) error {
 // hole deletes what is between two sectors, with as many transactions as it takes: each of them is at least one, for the times.
 func (x *op) hole(ctx context.Context, from, to uint64) error {
 	for first := true; first || from < to; first = false {
-		o := updateOpts{frees: true, seq: &x.seq}
+		o := updateOpts{frees: true, keepTimes: x.keep, seq: &x.seq}
 		if first {
 			o.touch = x.touch
 		}

@@ -19,7 +19,7 @@ type WriteOptions struct {
 	Point alloc.WritePoint
 	// Touch changes the inode in the same transaction: set-user-id bits go when somebody else writes. It may be called again.
 	Touch func(in *ondisk.Inode)
-	// KeepTimes leaves the times of the inode as they are: a page cache that is written back had its times told before.
+	// KeepTimes leaves the times of the inode as they are: who keeps a page cache, as a kernel, tells them.
 	KeepTimes bool
 }
 
