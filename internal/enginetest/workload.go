@@ -37,7 +37,8 @@ type Work struct {
 // Done counts what a workload did.
 type Done struct {
 	Ops, Refused, Syncs, Verified int64
-	Full                          bool // ended for want of space
+	Full                          bool        // ended for want of space
+	AtFull                        alloc.Usage // the space that there was then
 }
 
 // Run does random operations. Goroutines work on the same files and directories; what one makes impossible for the other is refused by the
@@ -45,6 +46,7 @@ type Done struct {
 func (v *Volume) Run(ctx context.Context, w Work) (Done, error) {
 	var refused, syncs, verified, ops atomic.Int64
 	var full atomic.Bool
+	var atFull alloc.Usage
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -60,7 +62,9 @@ func (v *Volume) Run(ctx context.Context, w Work) (Done, error) {
 				case errors.Is(err, ErrGone), errors.Is(err, ErrExists), errors.Is(err, ErrNotEmpty):
 					refused.Add(1)
 				case w.Full && errors.Is(err, alloc.ErrNoSpace):
-					full.Store(true)
+					if full.CompareAndSwap(false, true) {
+						atFull = v.RW.Space.Usage()
+					}
 					return
 				case err != nil:
 					cancel(fmt.Errorf("seed %d, goroutine %d, step %d: %s: %w", w.Seed, g, i, name, err))
@@ -83,7 +87,7 @@ func (v *Volume) Run(ctx context.Context, w Work) (Done, error) {
 		})
 	}
 	wg.Wait()
-	return Done{Ops: ops.Load(), Refused: refused.Load(), Syncs: syncs.Load(), Verified: verified.Load(), Full: full.Load()}, context.Cause(ctx)
+	return Done{Ops: ops.Load(), Refused: refused.Load(), Syncs: syncs.Load(), Verified: verified.Load(), Full: full.Load(), AtFull: atFull}, context.Cause(ctx)
 }
 
 // worker is one goroutine of a workload.
