@@ -32,6 +32,13 @@ type openShard struct {
 type openSubvol struct {
 	inodes   atomic.Int64
 	unlinked atomic.Bool
+	reported atomic.Bool // as to be deleted
+}
+
+// due reports whether the subvolume is to be deleted now: unlinked, with nothing held. It is true once only, though the last hold may end while the
+// subvolume is unlinked: a second time, the id may be another subvolume's.
+func (v *openSubvol) due() bool {
+	return v.unlinked.Load() && v.inodes.Load() == 0 && v.reported.CompareAndSwap(false, true)
 }
 
 func newOpenTable() *openTable {
@@ -110,7 +117,8 @@ func (t *openTable) release(id data.ID, n uint64) (inode, subvol bool) {
 	}
 	s.mu.Unlock()
 	v := t.subvol(id.Subvol)
-	return o.unlinked, v.inodes.Add(-1) == 0 && v.unlinked.Load()
+	v.inodes.Add(-1)
+	return o.unlinked, v.due()
 }
 
 // unlink notes whether an inode has lost its last name. It reports whether nobody holds it, so that it is to be deleted at once.
@@ -138,7 +146,7 @@ func (t *openTable) unnamed(id data.ID) bool {
 func (t *openTable) unlinkSubvol(id uint32) (free bool) {
 	v := t.subvol(id)
 	v.unlinked.Store(true)
-	return v.inodes.Load() == 0
+	return v.due()
 }
 
 // forgetSubvol forgets a subvolume that was deleted: its id may be given to another one.
