@@ -209,6 +209,29 @@ func (t *inodeTx) replace(k ondisk.Key) error {
 // maxKeysPerTx bounds the keys that one transaction replaces or deletes.
 const maxKeysPerTx = 32
 
+// maxReplacedPerTx bounds the keys that are replaced by larger ones in one transaction: all of them are in one journal entry.
+const maxReplacedPerTx = 4 * maxKeysPerTx
+
+// fit returns where the part of a range ends in which a new key replaces at most room keys. room shrinks by their number.
+func (t *inodeTx) fit(start, end uint64, room *int) (next uint64, err error) {
+	if n := (end - start) / t.w.blockSectors; n <= uint64(*room) { // a key is a block at least
+		*room -= int(n)
+		return end, nil
+	}
+	it := t.Iter(ondisk.BtreeExtents, t.pos(start), trans.Intent)
+	for {
+		k, ok, err := it.PeekMax(t.pos(end))
+		if err != nil || !ok {
+			return end, err
+		}
+		if *room == 0 {
+			return min(max(k.Start().Offset, start), end), nil
+		}
+		*room--
+		it.Advance()
+	}
+}
+
 // remove makes a hole, with at most maxKeysPerTx keys that go; next is where it ends.
 func (t *inodeTx) remove(start, end uint64) (next uint64, err error) {
 	it := t.Iter(ondisk.BtreeExtents, t.pos(start), trans.Intent)

@@ -124,11 +124,12 @@ func (x *op) remap(ctx context.Context, src *op, fromOff, off, n uint64) (copied
 		if err == nil {
 			err = w.update(ctx, x.id, updateOpts{promise: &promise, touch: x.touch, keepTimes: x.keep, seq: &x.seq}, func(t *inodeTx) error {
 				next = at
+				room := maxReplacedPerTx
 				for range maxKeysPerTx / 4 {
-					if next >= end {
+					if next >= end || room == 0 {
 						break
 					}
-					to, err := x.remapKey(ctx, t, src, next, end, shift)
+					to, err := x.remapKey(ctx, t, src, next, end, shift, &room)
 					if err != nil {
 						return err
 					}
@@ -148,8 +149,8 @@ func (x *op) remap(ctx context.Context, src *op, fromOff, off, n uint64) (copied
 	return int64(n), nil
 }
 
-// remapKey shares what the source has at a sector with the destination; next is where it ends.
-func (x *op) remapKey(ctx context.Context, t *inodeTx, src *op, at, end, shift uint64) (next uint64, err error) {
+// remapKey shares what the source has at a sector with the destination, as much of it as there is room for, see [inodeTx.fit]; next is where it ends.
+func (x *op) remapKey(ctx context.Context, t *inodeTx, src *op, at, end, shift uint64, room *int) (next uint64, err error) {
 	w := x.w
 	from := t
 	if src.id != x.id {
@@ -174,6 +175,13 @@ func (x *op) remapKey(ctx context.Context, t *inodeTx, src *op, at, end, shift u
 	}
 	if skip || k.Type != ondisk.KeyExtent && k.Type != ondisk.KeyInlineData && k.Type != ondisk.KeyReflinkP && k.Type != ondisk.KeyError {
 		return x.unmap(t, at+shift, next+shift, next)
+	}
+	fits, err := t.fit(at+shift, next+shift, room)
+	if err != nil {
+		return 0, err
+	}
+	if next = fits - shift; next == at {
+		return next, nil
 	}
 	if k.Type == ondisk.KeyError { // what is lost is lost in the copy too
 		e := ondisk.Key{Type: ondisk.KeyError, Pos: ondisk.Pos{Offset: next + shift}, Size: uint32(next - at), Val: k.Val}

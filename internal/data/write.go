@@ -267,26 +267,52 @@ func (x *op) window(ctx context.Context, p []byte, start uint64) error {
 	per := max(1, maxKeysPerTx/x.opts.Replicas)
 	for keys := b.keys; len(keys) > 0; {
 		n := min(per, len(keys))
-		if err := x.commit(ctx, keys[:n], &promise); err != nil {
+		end, err := x.commit(ctx, keys[:n], &promise)
+		if err != nil {
 			return err
 		}
-		keys = keys[n:]
+		for len(keys) > 0 && keys[0].Pos.Offset <= end {
+			keys = keys[1:]
+		}
+		if len(keys) > 0 && keys[0].Start().Offset < end {
+			keys[0] = ondisk.CutFront(&keys[0], uint32(end-keys[0].Start().Offset), x.w.cfg.ExtentTypes)
+		}
 	}
 	return nil
 }
 
-// commit puts keys into the file.
-func (x *op) commit(ctx context.Context, keys []ondisk.Key, promise *alloc.Reservation) error {
-	return x.w.update(ctx, x.id, updateOpts{promise: promise, touch: x.touch, keepTimes: x.keep, seq: &x.seq}, func(t *inodeTx) error {
+// commit puts keys into the file, as much of them as one transaction can: up to end, in sectors.
+func (x *op) commit(ctx context.Context, keys []ondisk.Key, promise *alloc.Reservation) (end uint64, err error) {
+	err = x.w.update(ctx, x.id, updateOpts{promise: promise, touch: x.touch, keepTimes: x.keep, seq: &x.seq}, func(t *inodeTx) error {
+		room := maxReplacedPerTx
 		for _, k := range keys {
+			start := k.Start().Offset
+			next, err := t.fit(start, k.Pos.Offset, &room)
+			if err != nil {
+				return err
+			}
+			if next == start {
+				break
+			}
+			cut := next < k.Pos.Offset
+			if cut {
+				if err := promise.Add(2*maxReplicas, 1, alloc.ReserveNoFail); err != nil {
+					return err
+				}
+				k = ondisk.CutBack(&k, uint32(next-start))
+			}
 			if err := t.replace(k); err != nil {
 				return err
 			}
+			if end = next; cut {
+				break
+			}
 		}
-		x.grow(t, keys[len(keys)-1].Pos.Offset*sectorSize)
+		x.grow(t, end*sectorSize)
 		t.modified()
 		return nil
 	})
+	return end, err
 }
 
 // grow makes the file as large as what was written of it up to end asks for.
