@@ -18,8 +18,8 @@ func (d *DevSpace) reserve(w Watermark) int64 {
 		return 2*slack + 2*nodes
 	case WatermarkNormal:
 		return slack + 2*nodes
-	case WatermarkCopygc: // what stands ready for nodes need not be kept back once more: copygc has to be able to begin
-		return 2*nodes - min(d.ready.Load()*nodes/BtreeNodeReserve, nodes)
+	case WatermarkCopygc:
+		return 2 * nodes
 	case WatermarkBtree:
 		return nodes
 	}

@@ -44,7 +44,6 @@ type DevSpace struct {
 
 	// opened counts the open buckets that are free as far as the alloc keys say. It changes under the freelist lock.
 	opened      atomic.Int64
-	ready       atomic.Int64 // nodes in the reserve for btree nodes
 	held        atomic.Int64 // those that were emptied, and cannot be discarded before they are closed; likewise
 	nodeReserve int64        // buckets that BtreeNodeReserve nodes take
 	start       ondisk.Bucket

@@ -112,7 +112,6 @@ func (r *NodeReserve) take(got []NodeSpace, n int, w Watermark) []NodeSpace {
 		al := r.spaces[last]
 		r.spaces[last] = nil
 		r.spaces = r.spaces[:last]
-		al.count(-1)
 		r.raise(al)
 		got = append(got, r.space(al))
 	}
@@ -138,7 +137,6 @@ func (r *NodeReserve) put(ctx context.Context, al *Allocation) {
 	keep := len(r.spaces) < nodeCacheSize+BtreeNodeReserve && !r.closed
 	if keep {
 		r.spaces = append(r.spaces, al)
-		al.count(1)
 	}
 	r.mu.Unlock()
 	if !keep {
@@ -230,7 +228,6 @@ func (r *NodeReserve) shrink(ctx context.Context) int {
 	for _, al := range r.spaces {
 		if give[al.obs[0]] {
 			drop = append(drop, al)
-			al.count(-1)
 		} else {
 			kept = append(kept, al)
 		}
@@ -272,7 +269,6 @@ func (r *NodeReserve) Fill(ctx context.Context, wait bool) error {
 		keep := !r.closed
 		if keep { // to be taken last
 			r.spaces = slices.Insert(r.spaces, 0, al)
-			al.count(1)
 		}
 		r.mu.Unlock()
 		if !keep {
@@ -296,7 +292,6 @@ func (r *NodeReserve) DropDevice(ctx context.Context, d *DevSpace) {
 	for _, al := range r.spaces {
 		if d == nil || al.on(d) {
 			drop = append(drop, al)
-			al.count(-1)
 		} else {
 			kept = append(kept, al)
 		}
@@ -316,13 +311,6 @@ func (r *NodeReserve) Close(ctx context.Context) {
 	r.closed = true
 	r.mu.Unlock()
 	r.DropDevice(ctx, nil)
-}
-
-// count notes that a node came into the reserve or left it.
-func (al *Allocation) count(n int64) {
-	for _, ob := range al.obs[:al.n] {
-		ob.dev.ready.Add(n)
-	}
 }
 
 // on tells whether a part of the allocation is on a device.

@@ -149,7 +149,7 @@ func TestNodeReserveWithoutSpace(t *testing.T) {
 // TestNodeReserveShrinks: what is in the reserve beyond what must be there goes to who would wait otherwise, if that makes buckets free, and
 // filling it does not take what is kept back for data.
 func TestNodeReserveShrinks(t *testing.T) {
-	a, _ := newTestAllocator(t, testConfig{devs: []testDevice{{buckets: 60, size: 32}}}) // two nodes a bucket: 14 are kept back from copygc, as many being ready
+	a, _ := newTestAllocator(t, testConfig{devs: []testDevice{{buckets: 60, size: 32}}}) // two nodes a bucket: 14 are kept back for nodes, 28 for copygc
 	r := NewNodeReserve(a)
 	ctx := t.Context()
 	if err := r.Fill(ctx, true); err != nil || r.Len() != nodeCacheSize {
@@ -182,7 +182,7 @@ func TestNodeReserveShrinks(t *testing.T) {
 		}
 		all = append(all, al)
 	}
-	if n := r.Len(); n < BtreeNodeReserve || n > BtreeNodeReserve+1 || len(all) != 60-14-15 {
+	if n := r.Len(); n < BtreeNodeReserve || n > BtreeNodeReserve+1 || len(all) != 60-28-15 {
 		t.Errorf("%d nodes are left, copygc got %d buckets", n, len(all))
 	}
 	if err := r.Fill(ctx, false); err != nil || r.Len() > BtreeNodeReserve+1 {
